@@ -1,0 +1,1 @@
+"""The command `finflow`: parse, call the library, print."""

@@ -1,0 +1,118 @@
+"""`finflow data`: what prices there are, what is in them, and a clean copy of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from finflow_sb3.cli.console import out, print_json
+from finflow_sb3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finflow_sb3.market.summary import PriceSummary
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List, inspect and import prices.", no_args_is_help=True)
+
+Source = Annotated[
+    str, typer.Argument(help="us20, a CSV, CSV.gz or Parquet file, or yahoo:SYMBOL,...")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+MaxGap = Annotated[
+    int, typer.Option(min=0, max=60, help="Longest gap, in rows, that is forward-filled.")
+]
+
+
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """List where prices can come from."""
+    from finflow_sb3.market.sources import list_sources
+
+    sources = list_sources()
+    if as_json:
+        print_json([{"name": name, "description": about} for name, about in sources])
+        return
+    table = Table("source", "prices")
+    for name, about in sources:
+        table.add_row(Text(name), Text(about))
+    out.print(table)
+
+
+@app.command("info")
+def info_command(source: Source, as_json: Json = False, max_gap: MaxGap = 5) -> None:
+    """Check prices and show assets, dates, gaps, returns and risks."""
+    from finflow_sb3.market.sources import load_prices
+    from finflow_sb3.market.summary import summarise
+
+    summary = summarise(load_prices(source, max_gap=max_gap))
+    if as_json:
+        print_json(summary.as_dict())
+    else:
+        _show(summary)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="CSV, CSV.gz or Parquet file.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Parquet file to write; FILE's name by default."),
+    ] = None,
+    as_json: Json = False,
+    max_gap: MaxGap = 5,
+) -> None:
+    """Check a file, say what was found, and write a clean Parquet."""
+    from finflow_sb3.market.sources import load_prices, write_prices
+    from finflow_sb3.market.summary import summarise
+
+    target = _beside(source) if output is None else output
+    prices = load_prices(source, max_gap=max_gap)
+    summary = summarise(prices)
+    written = write_prices(prices, target)
+    if as_json:
+        print_json({"output": str(written), **summary.as_dict()})
+        return
+    _show(summary)
+    out.print(Text(f"Wrote {written}. Use it with --prices {written}"), soft_wrap=True)
+
+
+def _beside(source: str) -> Path:
+    """FILE with the ending .parquet, unless that is FILE itself or no file at all."""
+    path = Path(source)
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    if name == path.name:
+        raise ConfigError(f"{source}: say with --output which Parquet file to write")
+    return path.with_name(f"{name}.parquet")
+
+
+def _show(summary: PriceSummary) -> None:
+    table = Table("asset")
+    for heading in ("annual return", "annual volatility", "max drawdown", "filled"):
+        table.add_column(heading, justify="right")
+    columns = (
+        summary.assets,
+        summary.annual_return,
+        summary.annual_volatility,
+        summary.max_drawdown,
+        summary.filled,
+    )
+    for asset, growth, volatility, drawdown, filled in zip(*columns, strict=True):
+        percentages = (f"{value:.1%}" for value in (growth, volatility, drawdown))
+        table.add_row(Text(asset), *percentages, str(filled))
+    lines = [
+        f"{summary.source}: {len(summary.assets)} assets, {summary.rows} rows, "
+        f"{summary.first_date} to {summary.last_date}",
+        f"longest gap: {summary.longest_gap_days} days, "
+        f"{summary.longest_gap_from} to {summary.longest_gap_to}; "
+        f"forward-filled closes: {sum(summary.filled)}",
+    ]
+    for line in lines:
+        out.print(Text(line), soft_wrap=True)
+    out.print(table)
+    if summary.survivorship_note is not None:
+        out.print(Text(summary.survivorship_note, style="yellow"), soft_wrap=True)

@@ -1,0 +1,88 @@
+"""Portfolio allocation for Stable-Baselines3: offline IQL seeds an online CQSAC.
+
+Public names are resolved when they are first used, so that ``import finflow_sb3`` (and with it
+``finflow --help``) loads neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finflow_sb3.config import Settings
+    from finflow_sb3.config_files import resolve
+    from finflow_sb3.cqsac.cqsac import CQSAC
+    from finflow_sb3.envs.portfolio import PortfolioEnv
+    from finflow_sb3.envs.vec import PortfolioVecEnv
+    from finflow_sb3.market.prices import PriceTable
+    from finflow_sb3.market.sources import load_prices
+    from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
+
+    __version__: str
+
+__all__ = [
+    "CQSAC",
+    "PortfolioEnv",
+    "PortfolioVecEnv",
+    "PriceTable",
+    "Settings",
+    "__version__",
+    "collect",
+    "evaluate",
+    "finetune",
+    "load_prices",
+    "pretrain",
+    "resolve",
+    "train",
+]
+
+_HOMES = {
+    "CQSAC": "cqsac.cqsac",
+    "PortfolioEnv": "envs.portfolio",
+    "PortfolioVecEnv": "envs.vec",
+    "PriceTable": "market.prices",
+    "Settings": "config",
+    "collect": "pipeline",
+    "evaluate": "pipeline",
+    "finetune": "pipeline",
+    "load_prices": "market.sources",
+    "pretrain": "pipeline",
+    "resolve": "config_files",
+    "train": "pipeline",
+}
+
+if not TYPE_CHECKING:  # a type checker would take any misspelt name for one of Any
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from finflow_sb3._version import installed_version
+
+            value: Any = installed_version()
+        elif name in _HOMES:
+            value = getattr(import_module(f"finflow_sb3.{_HOMES[name]}"), name)
+        else:
+            raise AttributeError(f"module 'finflow_sb3' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps a verb from being hidden by the sub-package of the same name.
+
+    Importing ``finflow_sb3.pretrain.iql`` makes Python set ``finflow_sb3.pretrain`` to the
+    sub-package; the public name must stay the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

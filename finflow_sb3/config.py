@@ -1,0 +1,287 @@
+"""Frozen settings of every stage, with their ranges.
+
+Each default is neutral or the method's own; `zoo_configs/` sets what was chosen on validation
+splits. Files, environment variables and precedence are in `config_files.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from finflow_sb3.errors import ConfigError
+
+__all__ = [
+    "ANCHORS",
+    "BEHAVIOURS",
+    "CQSACSettings",
+    "CollectSettings",
+    "EnvSettings",
+    "IQLSettings",
+    "MarketSettings",
+    "RunSettings",
+    "Settings",
+]
+
+ANCHORS = ("volatility", "correlation", "momentum", "defensive", "growth")
+BEHAVIOURS = (
+    "anchor",
+    "mixture",
+    "gate_walk",
+    "momentum_tilt",
+    "contrarian",
+    "equal_weight",
+    "buy_and_hold",
+    "cash_heavy",
+)
+
+T = TypeVar("T")
+
+
+def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its description and its range (both ends included)."""
+    metadata = {"help": help, "low": low, "high": high}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Checked:
+    """Checks types and ranges of a settings dataclass when it is made."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _coerced(item.name, getattr(self, item.name), hints[item.name])
+            object.__setattr__(self, item.name, value)
+            _check_range(item, value)
+
+
+def _coerced(name: str, value: Any, hint: Any) -> Any:
+    """`value` as `hint` asks for it: YAML's 3 is a float where one is due, "1e-3" too."""
+    origin = typing.get_origin(hint)
+    options = typing.get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            allowed = ", ".join(str(o) for o in options)
+            raise ConfigError(f"{name}: {value!r} is not one of {allowed}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            if option is not type(None):
+                try:
+                    return _coerced(name, value, option)
+                except ConfigError:
+                    continue
+        wanted = " or ".join(_type_name(o) for o in options)
+        raise ConfigError(f"{name}: {value!r} is not {wanted}")
+    if origin is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{name}: {value!r} is not a list")
+        return tuple(_coerced(name, v, options[0]) for v in value)
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(f"{name}: {value!r} is not a number") from None
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is int and isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(f"{name}: {value!r} is not a whole number") from None
+        return _coerced(name, number, int)
+    kind = origin or hint
+    if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+        return value
+    raise ConfigError(f"{name}: {value!r} is not {_type_name(hint)}")
+
+
+def _type_name(hint: Any) -> str:
+    names = {
+        float: "a number",
+        int: "a whole number",
+        str: "a text",
+        bool: "true or false",
+        dict: "a mapping",
+        type(None): "null",
+    }
+    return names.get(typing.get_origin(hint) or hint, str(hint))
+
+
+def _check_range(item: dataclasses.Field[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low, high = item.metadata.get("low"), item.metadata.get("high")
+    if value != value or (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
+        raise ConfigError(f"{item.name}: {value!r} is out of range ({bounds})")
+
+
+@dataclass(frozen=True)
+class MarketSettings(Checked):
+    """Where prices come from, how they are split, and how the anchors are fitted."""
+
+    prices: str = setting("us20", "us20, a file (CSV, CSV.gz, Parquet) or yahoo:SYMBOL,...")
+    max_gap: int = setting(5, "longest gap in days that is forward-filled", 0, 60)
+    train_end: str | None = setting(None, "last day of the training split (else train_fraction)")
+    validation_end: str | None = setting(None, "last day of the validation split")
+    train_fraction: float = setting(0.6, "share of the usable days for training", 0.05, 0.95)
+    validation_fraction: float = setting(0.15, "share for validation", 0.01, 0.9)
+    anchor_refit: int = setting(21, "days between refits of the anchors", 1, 252)
+    anchor_window: int = setting(756, "trailing days that a refit sees", 63, 5040)
+    anchor_min_window: int = setting(252, "trailing days that the first refit needs", 63, 2520)
+    anchor_target_volatility: float = setting(0.12, "annual, of the defensive anchor", 0.001, 1.0)
+    anchor_cap: float = setting(0.2, "largest weight of the growth anchor", 0.001, 1.0)
+
+
+@dataclass(frozen=True)
+class EnvSettings(Checked):
+    """Keyword arguments of `PortfolioEnv` and `PortfolioVecEnv` (`env_kwargs` in YAML)."""
+
+    action_base: Literal["anchors", "drift", "none"] = setting("anchors", "what an action moves")
+    trade_rate: float | None = setting(
+        None, "share of the way to the target that is traded; 0.1 for anchors, else 1", 1e-4, 1.0
+    )
+    gate_scale: float = setting(5.0, "κ_g: logits of a gate at its corner", 0.01, 20.0)
+    tilt_scale: float = setting(0.5, "κ_t: log-ratio of a tilt at its corner", 0.0, 20.0)
+    drift_scale: float = setting(0.1, "κ of action_base drift", 0.001, 20.0)
+    softmax_scale: float = setting(5.0, "κ of action_base none", 0.01, 20.0)
+    fee: float = setting(0.001, "proportional fee on traded value (10 bps = 0.001)", 0.0, 0.2)
+    execution_lag: int = setting(0, "0 trades at the close of the decision, 1 at the next", 0, 1)
+    no_trade_band: float = setting(0.0, "changes of weight below it are left out", 0.0, 0.5)
+    max_turnover: float | None = setting(None, "largest turnover a day", 0.0, 2.0)
+    max_position: float | None = setting(None, "largest weight that purchases reach", 0.0, 1.0)
+    reward: Literal["log_return", "differential_sharpe"] = setting("log_return", "reward")
+    reward_baseline: Literal["equal_weight", "none"] = setting(
+        "equal_weight", "whose log return is subtracted"
+    )
+    lambda_turn: float = setting(0.0, "penalty on turnover", 0.0, 1000.0)
+    lambda_cvar: float = setting(0.0, "penalty on net returns below cvar_target", 0.0, 1000.0)
+    cvar_target: float = setting(-0.02, "daily return below which the shortfall counts", -1.0, 0.0)
+    lambda_dd: float = setting(0.0, "penalty on increases of the drawdown", 0.0, 1000.0)
+    sharpe_decay: float = setting(0.004, "η of the differential Sharpe ratio", 1e-5, 0.5)
+    episode_length: int = setting(252, "days", 1, 100_000)
+    initial_weights: Literal["random", "equal", "anchors"] = setting("random", "at reset")
+    ruin: float = setting(0.1, "an episode ends when value falls to this share of its start", 0, 1)
+
+
+@dataclass(frozen=True)
+class CollectSettings(Checked):
+    """Offline data: which rules trade, and how often."""
+
+    episodes: int = setting(1000, "episodes", 1, 10_000_000)
+    n_envs: int = setting(64, "portfolios in the batch", 1, 100_000)
+    behaviours: tuple[str, ...] = setting(BEHAVIOURS, "rules, drawn in equal shares")
+    noise: float = setting(0.1, "standard deviation of the noise around each action", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class IQLSettings(Checked):
+    """Implicit Q-learning (Kostrikov et al. 2021) through d3rlpy."""
+
+    epochs: int = setting(50, "epochs", 1, 100_000)
+    steps_per_epoch: int = setting(100, "gradient steps in an epoch", 1, 1_000_000)
+    batch_size: int = setting(512, "transitions in a batch", 2, 1_000_000)
+    expectile: float = setting(0.7, "τ of the expectile regression", 0.5, 0.999)
+    weight_temp: float = setting(3.0, "β in exp(β·A), the paper's inverse temperature", 0.0, 1000.0)
+    max_weight: float = setting(100.0, "largest advantage weight", 0.1, 1e6)
+    gamma: float = setting(0.99, "discount", 0.0, 1.0)
+    tau: float = setting(0.005, "target network rate", 0.0, 1.0)
+    actor_lr: float = setting(3e-4, "learning rate of the policy", 0.0, 1.0)
+    critic_lr: float = setting(3e-4, "learning rate of Q and V", 0.0, 1.0)
+    n_critics: int = setting(2, "critics", 1, 20)
+    n_quantiles: int = setting(32, "quantiles a critic", 1, 1000)
+    balance_coef: float = setting(0.01, "weight of the gate's load balancing", 0.0, 100.0)
+    policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
+
+
+@dataclass(frozen=True)
+class CQSACSettings(Checked):
+    """Online fine-tuning: CQSAC's arguments and the hand-over."""
+
+    n_timesteps: int = setting(252_000, "environment steps, over all portfolios", 1, 10**10)
+    n_envs: int = setting(16, "portfolios in the batch", 1, 100_000)
+    normalize: bool = setting(False, "VecNormalize; refused on a seeded run")
+    policy: str = setting("MultiExpertPolicy", "policy class")
+    policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
+    learning_rate: float | str = setting(3e-4, "a number or a schedule such as lin_3e-4")
+    actor_lr: float | None = setting(None, "where it differs from learning_rate", 0.0, 1.0)
+    critic_lr: float | None = setting(None, "where it differs from learning_rate", 0.0, 1.0)
+    buffer_size: int = setting(50_000, "transitions kept", 1, 10**9)
+    learning_starts: int = setting(100, "steps before the first update", 0, 10**9)
+    batch_size: int = setting(256, "transitions in a batch", 2, 10**6)
+    tau: float = setting(0.005, "target network rate", 0.0, 1.0)
+    gamma: float = setting(0.99, "discount", 0.0, 1.0)
+    train_freq: int = setting(1, "batch steps between updates", 1, 10**6)
+    gradient_steps: int = setting(1, "updates at a time", -1, 10**6)
+    ent_coef: str | float = setting("auto", "entropy coefficient, SB3's forms")
+    alpha_init: float | None = setting(None, "short for ent_coef auto_<alpha_init>", 1e-6, 100.0)
+    target_entropy: str | float = setting("auto", "auto, seeded (from the seeded policy), a number")
+    top_quantiles_to_drop_per_net: int = setting(2, "as in TQC", 0, 999)
+    cql_alpha: float = setting(0.0, "weight of the conservative penalty", 0.0, 1000.0)
+    cql_alpha_final: float | None = setting(None, "its value at the end (linear)", 0.0, 1000.0)
+    cql_n_actions: int = setting(4, "sampled actions from each of three sources", 1, 100)
+    cql_temperature: float = setting(1.0, "T of the logsumexp", 0.001, 100.0)
+    cal_ql: bool = setting(False, "floor of policy samples at the pretrained value")
+    backup_entropy: bool = setting(True, "entropy bonus in the target")
+    balance_coef: float = setting(0.0, "weight of the gate's load balancing", 0.0, 100.0)
+    warmup_steps: int = setting(0, "steps with the seeded policy before the first update", 0, 10**9)
+    offline_fraction: float = setting(0.0, "share of each batch from the offline data", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RunSettings(Checked):
+    """What every command shares."""
+
+    seed: int = setting(0, "seed of everything", 0, 2**31 - 1)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N")
+    threads: int = setting(1, "torch threads; small nets are faster on one", 1, 1024)
+    log_dir: str = setting("logs", "where runs are written")
+    checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
+    evaluate_interval: int = setting(100, "episodes between validation backtests", 1, 10**9)
+    save_best: bool = setting(True, "keep the checkpoint that was best on validation")
+    save_latest: bool = setting(True, "keep the newest checkpoint")
+    max_checkpoints: int = setting(5, "checkpoints kept", 1, 10**6)
+    log_interval: int = setting(2000, "environment steps between lines of metrics.jsonl", 1, 10**9)
+    tensorboard: bool = setting(True, "write TensorBoard events")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved configuration of a command, as it is written beside its result."""
+
+    env: str = "finflow/US20-v0"
+    market: MarketSettings = field(default_factory=MarketSettings)
+    env_kwargs: EnvSettings = field(default_factory=EnvSettings)
+    collect: CollectSettings = field(default_factory=CollectSettings)
+    iql: IQLSettings = field(default_factory=IQLSettings)
+    cqsac: CQSACSettings = field(default_factory=CQSACSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, ready for YAML and JSON."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    def replace(self, **changes: dict[str, Any]) -> Settings:
+        """A copy with single settings changed: ``replace(cqsac={"gamma": 0.9})``."""
+        sections = {
+            name: dataclasses.replace(getattr(self, name), **values)
+            for name, values in changes.items()
+        }
+        return dataclasses.replace(self, **sections)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

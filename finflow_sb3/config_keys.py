@@ -1,0 +1,156 @@
+"""Which settings there are, by section, and what a key that somebody wrote stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from finflow_sb3.config import Settings
+from finflow_sb3.errors import ConfigError
+from finflow_sb3.zoo_values import clean, parse_yaml
+
+__all__ = [
+    "ALGORITHMS",
+    "OTHER_VARIABLES",
+    "PLAIN_ALGORITHMS",
+    "SECTIONS",
+    "Key",
+    "check_key",
+    "find_key",
+    "from_text",
+    "key_names",
+    "unknown",
+    "written_params",
+    "written_variables",
+]
+
+SECTIONS: dict[str, Any] = {
+    name: hint for name, hint in typing.get_type_hints(Settings).items() if name != "env"
+}
+ALGORITHMS = ("iql", "cqsac", "sac", "tqc")
+# Their settings are the arguments of SB3's and sb3-contrib's classes and no part of `Settings`.
+PLAIN_ALGORITHMS = ("sac", "tqc")
+OTHER_VARIABLES = ("FINFLOW_CACHE_DIR", "FINFLOW_DEBUG", "FINFLOW_ENV", "FINFLOW_PRESET")
+"""Variables with our prefix that are not settings: places, and options of the command."""
+
+_PREFIX = "FINFLOW_"
+_SHARED = ("market", "env_kwargs", "run")
+
+Key = tuple[str, str]
+"""Section and name of a setting, as in ``("iql", "expectile")``."""
+
+
+@cache
+def key_names(section: str) -> tuple[str, ...]:
+    """Names of the settings of a section, in their order."""
+    return tuple(field.name for field in dataclasses.fields(SECTIONS[section]))
+
+
+def unknown(what: str, name: str, known: Collection[str], where: str) -> ConfigError:
+    """The error for a name that is not among `known`, with the nearest that is."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if near:
+        remedy = f"did you mean {near[0]!r}?"
+    elif len(known) <= 10:
+        remedy = f"known: {', '.join(known)}"
+    else:
+        remedy = "`finflow config show` lists all settings"
+    return ConfigError(f"{where}: unknown {what} {name!r}; {remedy}")
+
+
+def check_key(section: str, name: str, where: str) -> Key:
+    """The key of a setting that was written under its section.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such section or setting.
+    """
+    if section not in SECTIONS:
+        raise unknown("section", section, list(SECTIONS), where)
+    if name in key_names(section):
+        return section, name
+    owners = [other for other in SECTIONS if name in key_names(other)]
+    if owners:
+        raise ConfigError(
+            f"{where}: unknown setting {name!r} of {section}; it belongs under {owners[0]!r}"
+        )
+    raise unknown(f"setting of {section}", name, key_names(section), where)
+
+
+def find_key(text: str, algo: str | None, where: str) -> Key | None:
+    """The setting that ``section.name`` or a bare ``name`` stands for.
+
+    A bare name that several sections have is the one of the command's algorithm.
+
+    Returns
+    -------
+    tuple or None
+        None if the key is an argument of a plain SB3 algorithm and no part of `Settings`.
+
+    Raises
+    ------
+    ConfigError
+        If no section has it, or several and none is the algorithm's.
+    """
+    section, dot, name = text.partition(".")
+    if dot:
+        if algo in PLAIN_ALGORITHMS and section == algo:
+            return None
+        return check_key(section, name, where)
+    if algo in PLAIN_ALGORITHMS:
+        shared = [s for s in _SHARED if text in key_names(s)]
+        return (shared[0], text) if shared else None
+    owners = [s for s in SECTIONS if text in key_names(s)]
+    if algo is not None and algo in owners:
+        return algo, text
+    if not owners:
+        every = [name for s in SECTIONS for name in key_names(s)]
+        raise unknown("setting", text, list(dict.fromkeys(every)), where)
+    if len(owners) > 1:
+        candidates = " or ".join(f"{s}.{text}" for s in owners)
+        raise ConfigError(f"{where}: {text!r} is ambiguous; write {candidates}")
+    return owners[0], text
+
+
+def from_text(key: Key | None, name: str, text: str, where: str) -> Any:
+    """The value of a setting that came as text: a parameter, an environment variable.
+
+    It is read as YAML, except where the setting is a text by itself: a folder named 2024 is not
+    a number.
+    """
+    hint = None if key is None else typing.get_type_hints(SECTIONS[key[0]])[key[1]]
+    if hint is str:
+        return text
+    if hint == str | None:
+        return None if text in ("", "null", "~") else text
+    if text.startswith("dict("):
+        return clean(name, text, where)
+    return clean(name, parse_yaml(text, where), where)
+
+
+def written_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Key, text and origin of every setting in the environment; an empty one is not set."""
+    for variable in sorted(environ):
+        if variable.startswith(_PREFIX) and variable not in OTHER_VARIABLES and environ[variable]:
+            key = variable.removeprefix(_PREFIX).lower().replace("__", ".", 1)
+            yield key, environ[variable], variable
+
+
+def written_params(params: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Key, text and origin of every "key:value".
+
+    Raises
+    ------
+    ConfigError
+        If one has no colon or no key.
+    """
+    for param in params:
+        key, colon, text = param.partition(":")
+        if not colon or not key.strip():
+            raise ConfigError(f"--param {param}: is not key:value, as in cql_alpha:10")
+        yield key.strip(), text.strip(), f"--param {param}"

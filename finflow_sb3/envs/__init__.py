@@ -1,0 +1,1 @@
+"""The market environment, batched in NumPy, with gymnasium and SB3 fronts."""

@@ -1,0 +1,306 @@
+"""B portfolios in one market, stepped together in NumPy.
+
+The one implementation behind `PortfolioEnv`, `PortfolioVecEnv` and the backtest. Timing: at
+row t (the close of day t) a portfolio sees everything up to t and sets a target. With
+`execution_lag` 0 it trades at that close; with 1 the target of row t−1 is traded at the close
+of t. Then the returns from t to t+1 are earned, and the observation of row t+1 follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.config import EnvSettings
+from finflow_sb3.envs import accounting, rewards, simplex
+from finflow_sb3.envs.measures import episode_measures
+from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.market.splits import Span
+
+__all__ = ["BatchStep", "PortfolioBatch", "default_trade_rate"]
+
+Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+# Arrays that, with the random states, are the whole state of a batch.
+STATE = (
+    "row",
+    "held",
+    "weights",
+    "value",
+    "peak",
+    "steps",
+    "pending",
+    "idle",
+    "first_moment",
+    "second_moment",
+    "turnover",
+    "cost",
+    "gates",
+    "net_returns",
+    "total_turnover",
+    "total_cost",
+    "total_reward",
+)
+
+
+def default_trade_rate(settings: EnvSettings) -> float:
+    """η: what is set, else 0.1 for `anchors` and 1 for the other bases."""
+    if settings.trade_rate is not None:
+        return settings.trade_rate
+    return 0.1 if settings.action_base == "anchors" else 1.0
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """What one step gives: observations [B, size] float32, rewards [B] float32, ends [B]."""
+
+    observations: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    terminated: Bool
+    truncated: Bool
+
+
+class PortfolioBatch:
+    """A batch of portfolios with explicit state arrays; no portfolio resets by itself.
+
+    Parameters
+    ----------
+    market : what is observed and earned
+    span : rows in which episodes lie
+    n_envs : B
+    settings : see `EnvSettings`
+    evaluation : one episode over the whole span from equal weights, instead of random starts
+    seeds : one seed a portfolio
+    """
+
+    def __init__(
+        self,
+        market: ObservedMarket,
+        span: Span,
+        n_envs: int,
+        settings: EnvSettings,
+        evaluation: bool = False,
+        seeds: list[int | None] | None = None,
+    ):
+        self.market, self.span, self.settings = market, span, settings
+        self.n_envs, self.evaluation = n_envs, evaluation
+        self.trade_rate = default_trade_rate(settings)
+        self.episode_length = len(span) - 1
+        if not evaluation:
+            self.episode_length = min(settings.episode_length, self.episode_length)
+        self.rngs = [np.random.default_rng(seed) for seed in seeds or [None] * n_envs]
+        self._allocate()
+
+    def _allocate(self) -> None:
+        b, width = self.n_envs, self.market.returns.shape[1]
+        self.row = np.full(b, self.span.start, dtype=np.int64)
+        self.steps = np.zeros(b, dtype=np.int64)
+        self.held = np.full((b, width), 1.0 / width)
+        self.weights = self.held.copy()
+        self.pending = self.held.copy()
+        self.idle = np.ones(b, dtype=bool)
+        self.gates = np.zeros((b, len(self.market.anchors.names)))
+        self.net_returns = np.zeros((b, self.episode_length))
+        for name in ("value", "peak"):
+            setattr(self, name, np.ones(b))
+        for name in ("turnover", "cost", "total_turnover", "total_cost", "total_reward"):
+            setattr(self, name, np.zeros(b))
+        self.first_moment = np.full(b, self.market.moments[0])
+        self.second_moment = np.full(b, self.market.moments[1])
+
+    # ---------------------------------------------------------------- episodes
+
+    def reset(self, which: NDArray[np.int64] | None = None) -> None:
+        """Start new episodes in these portfolios (all, if not given)."""
+        index = np.arange(self.n_envs) if which is None else np.asarray(which)
+        for i in index:
+            self._reset_one(int(i))
+
+    def _reset_one(self, i: int) -> None:
+        rng = self.rngs[i]
+        last_start = self.span.stop - 1 - self.episode_length
+        start = self.span.start
+        if not self.evaluation:
+            start = int(rng.integers(self.span.start, last_start + 1))
+        self.row[i], self.steps[i] = start, 0
+        self.held[i] = self._initial_weights(rng, start)
+        self.weights[i] = self.pending[i] = self.held[i]
+        self.idle[i] = True
+        self.gates[i] = 0.0
+        self.value[i] = self.peak[i] = 1.0
+        self.turnover[i] = self.cost[i] = 0.0
+        self.total_turnover[i] = self.total_cost[i] = self.total_reward[i] = 0.0
+        self.first_moment[i], self.second_moment[i] = self.market.moments
+
+    def _initial_weights(self, rng: np.random.Generator, row: int) -> Float:
+        width = self.held.shape[1]
+        if self.evaluation or self.settings.initial_weights == "equal":
+            return np.append(np.full(width - 1, 1.0 / (width - 1)), 0.0)
+        if self.settings.initial_weights == "anchors":
+            anchors = self.market.anchors.at(row)
+            return np.asarray(rng.dirichlet(np.ones(len(anchors))) @ anchors)
+        return rng.dirichlet(np.ones(width))
+
+    # ---------------------------------------------------------------- one step
+
+    def target(self, actions: NDArray[Any]) -> Float:
+        """Target weights [B, n+1] that these actions ask for, in the present state."""
+        a = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+        s = self.settings
+        if s.action_base == "anchors":
+            anchors = self.market.anchors.at(self.row)
+            self.gates = simplex.gate_weights(a[:, : anchors.shape[1]], s.gate_scale)
+            return simplex.anchor_target(a, anchors, s.gate_scale, s.tilt_scale)
+        if s.action_base == "drift":
+            return simplex.drift_target(a, self.held, s.drift_scale)
+        return simplex.softmax_target(a, s.softmax_scale)
+
+    def invert(self, weights: Float) -> Float:
+        """Actions [B, A] whose targets are nearest to `weights`, in the present state."""
+        s = self.settings
+        if s.action_base == "anchors":
+            anchors = self.market.anchors.at(self.row)
+            return simplex.invert_anchor(weights, anchors, s.gate_scale, s.tilt_scale)
+        if s.action_base == "drift":
+            return simplex.invert_drift(weights, self.held, s.drift_scale)
+        return simplex.invert_softmax(weights, s.softmax_scale)
+
+    def step(self, actions: NDArray[Any]) -> BatchStep:
+        """Decide, trade, earn a day.
+
+        Parameters
+        ----------
+        actions : shape [B, A], clipped to [-1, 1]
+        """
+        actions = np.asarray(actions, dtype=np.float64)
+        idle = (self.settings.action_base == "drift") & ~actions.any(axis=1)
+        return self.step_to(self.target(actions), idle)
+
+    def step_to(self, target: Float, idle: Bool | None = None) -> BatchStep:
+        """As `step`, with the target weights [B, n+1] given outright.
+
+        Parameters
+        ----------
+        idle : shape [B], True where nothing is to be traded, wherever prices have drifted
+        """
+        idle = np.zeros(self.n_envs, dtype=bool) if idle is None else idle
+        done = self._execute(target, idle)
+        growth, drifted = accounting.grow(done.weights, self.market.returns[self.row + 1])
+        net_growth = done.mu * growth
+        self.weights, self.held = done.weights, drifted
+        self.turnover, self.cost = done.turnover, (1.0 - done.mu) * self.value
+        self.row = self.row + 1
+        reward = self._reward(net_growth)
+        self._account(net_growth, reward)
+        truncated = self.steps >= self.episode_length
+        terminated = self.value <= self.settings.ruin
+        return BatchStep(
+            self.observations(), reward.astype(np.float32), terminated, truncated & ~terminated
+        )
+
+    def _execute(self, target: Float, idle: Bool) -> accounting.Trade:
+        if self.settings.execution_lag:
+            target, self.pending = self.pending, target.copy()
+            idle, self.idle = self.idle, idle
+        s = self.settings
+        target = np.where(idle[:, None], self.held, target)
+        target = accounting.move_towards(self.held, target, self.trade_rate)
+        target = accounting.constrain(
+            self.held, target, s.no_trade_band, s.max_turnover, s.max_position
+        )
+        return accounting.trade(self.held, target, s.fee)
+
+    def _reward(self, net_growth: Float) -> Float:
+        """The reward of the day that ends at the present row; moves the reward's moments."""
+        s = self.settings
+        baseline = self.market.equal_weight[self.row]
+        subtract = s.reward_baseline == "equal_weight"
+        if s.reward == "differential_sharpe":
+            excess = net_growth - 1.0 - (baseline if subtract else 0.0)
+            reward, self.first_moment, self.second_moment = rewards.differential_sharpe(
+                excess, self.first_moment, self.second_moment, s.sharpe_decay
+            )
+            return reward
+        value = self.value * net_growth
+        peak = np.maximum(self.peak, value)
+        return rewards.log_return_reward(
+            net_growth,
+            np.log1p(baseline) if subtract else 0.0,
+            self.turnover,
+            1.0 - self.value / self.peak,
+            1.0 - value / peak,
+            self.market.sigma,
+            s.lambda_turn,
+            s.lambda_cvar,
+            s.cvar_target,
+            s.lambda_dd,
+        )
+
+    def _account(self, net_growth: Float, reward: Float) -> None:
+        self.value = self.value * net_growth
+        self.peak = np.maximum(self.peak, self.value)
+        self.net_returns[np.arange(self.n_envs), self.steps] = net_growth - 1.0
+        self.steps = self.steps + 1
+        self.total_turnover = self.total_turnover + self.turnover
+        self.total_cost = self.total_cost + self.cost
+        self.total_reward = self.total_reward + reward
+
+    # ---------------------------------------------------------------- what is seen
+
+    def observations(self) -> NDArray[np.float32]:
+        """Observations of the present row, shape [B, layout.size]."""
+        layout = self.market.layout
+        out = np.empty((self.n_envs, layout.size), dtype=np.float32)
+        out[:, : layout.market_size] = self.market.rows[self.row]
+        out[:, layout.market_size :] = self.portfolio_block()
+        return out
+
+    def portfolio_block(self) -> NDArray[np.float32]:
+        """The part of observations that is the portfolio's own, shape [B, portfolio_size]."""
+        parts = [self.held, (1.0 - self.value / self.peak)[:, None]]
+        if self.settings.reward == "differential_sharpe":
+            scale = max(self.market.moments[1], 1e-12)
+            parts.append((self.first_moment / scale**0.5)[:, None])
+            parts.append((self.second_moment / scale)[:, None])
+        if self.market.layout.lagged:
+            parts.append(self.pending)
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+    def info(self, i: int) -> dict[str, Any]:
+        """`info` of portfolio i: the day of its observation, and its last trade."""
+        return {
+            "date": str(self.market.prices.dates[self.row[i]]),
+            "row": int(self.row[i]),
+            "value": float(self.value[i]),
+            "weights": self.weights[i].copy(),
+            "turnover": float(self.turnover[i]),
+            "cost": float(self.cost[i]),
+        }
+
+    def episode(self, i: int) -> dict[str, float]:
+        """Net figures of portfolio i's episode so far, and SB3's reward and length."""
+        steps = int(self.steps[i])
+        return {
+            **episode_measures(self.net_returns[i, :steps]),
+            "mean_turnover": float(self.total_turnover[i] / max(steps, 1)),
+            "total_cost": float(self.total_cost[i]),
+            "total_reward": float(self.total_reward[i]),
+            "length": float(steps),
+        }
+
+    # ---------------------------------------------------------------- state
+
+    def state(self) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+        """Arrays and random states that `restore` takes: a step after it gives the same bits."""
+        arrays = {name: np.array(getattr(self, name)) for name in STATE}
+        return arrays, [rng.bit_generator.state for rng in self.rngs]
+
+    def restore(self, arrays: dict[str, NDArray[Any]], states: list[dict[str, Any]]) -> None:
+        for name in STATE:
+            setattr(self, name, np.array(arrays[name]))
+        for rng, state in zip(self.rngs, states, strict=True):
+            rng.bit_generator.state = state

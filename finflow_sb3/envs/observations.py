@@ -1,0 +1,223 @@
+"""The market as an environment shows it: scaled rows, anchors and splits, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.config import EnvSettings, MarketSettings
+from finflow_sb3.envs.accounting import grow, trade
+from finflow_sb3.errors import ArtefactError
+from finflow_sb3.market.anchors import Anchors, fit_anchors
+from finflow_sb3.market.features import WARMUP, FeatureTable, compute_features
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.market.splits import Splits, make_splits
+
+__all__ = ["ObservedMarket", "Scaler", "observe", "observe_source"]
+
+Float = NDArray[np.float64]
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean and deviation of every feature over the training split, shared by all assets.
+
+    Scaled features are clipped to ±5.
+    """
+
+    means: dict[str, tuple[float, ...]]
+    deviations: dict[str, tuple[float, ...]]
+
+    @classmethod
+    def fit(cls, blocks: dict[str, Float]) -> Scaler:
+        """From unscaled blocks of training rows, each of shape [T, ..., f]."""
+        means, deviations = {}, {}
+        for name, block in blocks.items():
+            flat = block.reshape(-1, block.shape[-1])
+            means[name] = tuple(float(x) for x in flat.mean(axis=0))
+            deviations[name] = tuple(max(float(x), 1e-8) for x in flat.std(axis=0))
+        return cls(means, deviations)
+
+    def __call__(self, name: str, block: Float) -> Float:
+        scaled = (block - np.array(self.means[name])) / np.array(self.deviations[name])
+        return np.clip(scaled, -CLIP, CLIP)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"means": self.means, "deviations": self.deviations}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Scaler:
+        try:
+            return cls(
+                {name: tuple(map(float, x)) for name, x in data["means"].items()},
+                {name: tuple(map(float, x)) for name, x in data["deviations"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtefactError(f"scaler.json is not whole ({error}); use another artefact") from None
+
+
+@dataclass(frozen=True)
+class ObservedMarket:
+    """Everything about a market that does not depend on a portfolio.
+
+    Attributes
+    ----------
+    returns : shape [T, n+1], simple daily returns, cash last; row t is from t-1 to t
+    rows : float32, shape [T, layout.market_size], the market part of observations; row t
+        is computed from prices at or before t. Rows before the first usable one are zero.
+    sigma : standard deviation of the daily equal-weight return over the training split
+    moments : first and second moment of the reward's return over the training split
+    """
+
+    prices: PriceTable
+    settings: MarketSettings
+    env: EnvSettings
+    layout: ObservationLayout
+    anchors: Anchors
+    scaler: Scaler
+    splits: Splits
+    returns: Float
+    equal_weight: Float
+    rows: NDArray[np.float32]
+    sigma: float
+    moments: tuple[float, float]
+
+
+def observe(
+    prices: PriceTable,
+    market: MarketSettings | None = None,
+    env: EnvSettings | None = None,
+    scaler: Scaler | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ObservedMarket:
+    """Compute features, anchors, scaler and splits of a market.
+
+    Parameters
+    ----------
+    scaler : the one of an artefact; fitted on the training split if not given
+
+    Raises
+    ------
+    DataError
+        If there are too few rows for the longest window or for the splits.
+    """
+    market = market or MarketSettings()
+    env = env or EnvSettings()
+    anchors = fit_anchors(prices, market, on_progress)
+    first = max(WARMUP, anchors.first_row)
+    splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
+    returns = np.concatenate([prices.returns(), prices.cash_rate[:, None]], axis=1)
+    record, paper = anchor_record(returns, anchors, env.fee)
+    blocks = _blocks(compute_features(prices), record)
+    if scaler is None:
+        span = splits.train
+        scaler = Scaler.fit({name: b[span.start : span.stop] for name, b in blocks.items()})
+    layout = make_layout(prices, anchors, env)
+    equal_weight = np.asarray(returns[:, :-1].mean(axis=1))
+    train = slice(splits.train.start, splits.train.stop)
+    return ObservedMarket(
+        prices=prices,
+        settings=market,
+        env=env,
+        layout=layout,
+        anchors=anchors,
+        scaler=scaler,
+        splits=splits,
+        returns=returns,
+        equal_weight=equal_weight,
+        rows=_market_rows(blocks, anchors, layout, scaler, first),
+        sigma=float(np.std(equal_weight[train], ddof=1)),
+        moments=_moments(paper, equal_weight, train, env),
+    )
+
+
+@lru_cache(maxsize=4)
+def observe_source(source: str, market: MarketSettings, env: EnvSettings) -> ObservedMarket:
+    """`observe` for a named source, remembered: environments of one market share it."""
+    from finflow_sb3.market.sources import load_prices
+
+    return observe(load_prices(source, max_gap=market.max_gap), market, env)
+
+
+def make_layout(prices: PriceTable, anchors: Anchors, env: EnvSettings) -> ObservationLayout:
+    scalars: tuple[str, ...] = ("drawdown",)
+    if env.reward == "differential_sharpe":
+        scalars += ("moment_1", "moment_2")
+    return ObservationLayout(
+        assets=prices.assets,
+        anchors=anchors.names,
+        scalars=scalars,
+        action_base=env.action_base,
+        lagged=env.execution_lag > 0,
+    )
+
+
+def anchor_record(returns: Float, anchors: Anchors, fee: float) -> tuple[Float, Float]:
+    """How each anchor has done, as a paper portfolio that trades on refit days, net of costs.
+
+    Returns
+    -------
+    record : shape [T, K, 3], trailing log net return and volatility (63 days), drawdown from
+        the highest value of 252 days; row t knows returns up to t
+    net : shape [T, K], net simple returns
+    """
+    import pandas as pd
+
+    k = len(anchors.names)
+    net = np.zeros((len(returns), k))
+    held = anchors.weights[0]
+    refits = set(anchors.refits.tolist())
+    for row in range(anchors.first_row, len(returns) - 1):
+        mu = np.ones(k)
+        if row in refits:
+            done = trade(held, anchors.at(row), fee)
+            held, mu = done.weights, done.mu
+        growth, held = grow(held, returns[row + 1])
+        net[row + 1] = mu * growth - 1.0
+    table = pd.DataFrame(net)
+    log = np.log1p(table)
+    value = log.cumsum()
+    record = (
+        log.rolling(63, min_periods=1).sum(),
+        table.rolling(63, min_periods=1).std(ddof=0),
+        np.exp(value - value.rolling(252, min_periods=1).max()) - 1.0,
+    )
+    return np.stack([column.to_numpy() for column in record], axis=-1), net
+
+
+def _blocks(features: FeatureTable, record: Float) -> dict[str, Float]:
+    return {**features.groups, "market": features.market, "anchor_record": record}
+
+
+def _market_rows(
+    blocks: dict[str, Float],
+    anchors: Anchors,
+    layout: ObservationLayout,
+    scaler: Scaler,
+    first: int,
+) -> NDArray[np.float32]:
+    n_rows = len(anchors.index)
+    rows = np.zeros((n_rows, layout.market_size), dtype=np.float32)
+    for name, block in blocks.items():
+        rows[first:, layout.slices[name]] = scaler(name, block[first:]).reshape(n_rows - first, -1)
+    weights = anchors.at(np.arange(first, n_rows))[:, :, :-1]
+    rows[first:, layout.slices["anchor_weights"]] = weights.reshape(n_rows - first, -1)
+    return rows
+
+
+def _moments(
+    paper: Float, equal_weight: Float, train: slice, env: EnvSettings
+) -> tuple[float, float]:
+    """Moments that a differential Sharpe ratio starts from: the anchors' average, in excess of
+    the reward's baseline."""
+    returns = paper[train].mean(axis=1)
+    if env.reward_baseline == "equal_weight":
+        returns = returns - equal_weight[train]
+    return float(returns.mean()), float(np.mean(returns**2))

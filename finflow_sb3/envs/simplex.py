@@ -1,0 +1,175 @@
+"""From actions to target weights, and back.
+
+Weights have shape [B, n+1] with cash last and sum to one. Actions lie in [-1, 1]. Three bases:
+
+- anchors: target ∝ (Σ_k softmax(κ_g·a_gate)_k · A_k) · exp(κ_t·a_tilt)
+- drift:   target ∝ w⁻ · exp(κ·a)
+- none:    target ∝ exp(κ·a)
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "anchor_target",
+    "drift_target",
+    "gate_weights",
+    "invert_anchor",
+    "invert_drift",
+    "invert_softmax",
+    "simplex_least_squares",
+    "softmax_target",
+]
+
+Float = NDArray[np.float64]
+
+# Actions of the inverse stay off the corners, where a squashed Gaussian has no density.
+LARGEST_ACTION = 0.999
+DRIFT_FLOOR = 1e-6
+
+
+def gate_weights(gate_action: Float, gate_scale: float) -> Float:
+    """softmax(κ_g·a), shape [B, K]."""
+    return _softmax(gate_scale * gate_action)
+
+
+def anchor_target(action: Float, anchors: Float, gate_scale: float, tilt_scale: float) -> Float:
+    """Target weights of base `anchors`.
+
+    Parameters
+    ----------
+    action : shape [B, K+n+1], gate numbers first
+    anchors : shape [B, K, n+1]
+    """
+    k = anchors.shape[1]
+    gates = gate_weights(action[:, :k], gate_scale)
+    mixed = np.add.reduce(gates[:, :, None] * anchors, axis=1)
+    return _normalised(mixed * np.exp(tilt_scale * action[:, k:]))
+
+
+def drift_target(action: Float, held: Float, scale: float) -> Float:
+    """Target weights of base `drift`; an all-zero action is exactly the held weights."""
+    target = _normalised(np.maximum(held, DRIFT_FLOOR) * np.exp(scale * action))
+    idle = ~action.any(axis=1)
+    return np.where(idle[:, None], held, target)
+
+
+def softmax_target(action: Float, scale: float) -> Float:
+    """Target weights of base `none`."""
+    return _softmax(scale * action)
+
+
+def invert_anchor(weights: Float, anchors: Float, gate_scale: float, tilt_scale: float) -> Float:
+    """The action of base `anchors` whose target is nearest to `weights`.
+
+    Gates by least squares on the simplex; tilts are what is left as log-ratios, centred and
+    clipped. Exact where both fit into [-0.999, 0.999].
+    """
+    shares = simplex_least_squares(anchors, weights)
+    gate = _centred_logs(shares, np.ones_like(shares), gate_scale)
+    # The tilt answers to the gates that the clipped action will give, not to the ideal ones.
+    mixed = np.add.reduce(gate_weights(gate, gate_scale)[:, :, None] * anchors, axis=1)
+    tilt = _centred_logs(weights, mixed, tilt_scale)
+    return np.concatenate([gate, tilt], axis=1)
+
+
+def invert_drift(weights: Float, held: Float, scale: float) -> Float:
+    """The action of base `drift` whose target is nearest to `weights`."""
+    action = _centred_logs(weights, np.maximum(held, DRIFT_FLOOR), scale)
+    same = np.all(weights == held, axis=1)
+    return np.where(same[:, None], 0.0, action)
+
+
+def invert_softmax(weights: Float, scale: float) -> Float:
+    """The action of base `none` whose target is nearest to `weights`."""
+    return _centred_logs(weights, np.ones_like(weights), scale)
+
+
+def _centred_logs(weights: Float, base: Float, scale: float) -> Float:
+    """log(weights/base)/scale, centred and clipped to ±0.999; 0 where `base` is 0.
+
+    The centre is the mean, moved as little as lets all values fit where they can. A weight of
+    zero counts as the smallest that the action can express.
+    """
+    if scale == 0.0:
+        return np.zeros_like(weights)
+    free = base > 0.0
+    ratio = np.where(free & (weights > 0.0), weights / np.where(free, base, 1.0), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(ratio) / scale
+    top = np.max(np.where(np.isnan(logs), -np.inf, logs), axis=1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    logs = np.where(np.isnan(logs), -np.inf, logs)
+    logs = np.where(free, np.maximum(logs, top - 2 * LARGEST_ACTION), 0.0)
+    count = np.maximum(np.add.reduce(free, axis=1, keepdims=True), 1)
+    mean = np.add.reduce(logs, axis=1, keepdims=True) / count
+    low = np.min(np.where(free, logs, np.inf), axis=1, keepdims=True)
+    low = np.where(np.isfinite(low), low, 0.0)
+    centre = np.clip(mean, top - LARGEST_ACTION, low + LARGEST_ACTION)
+    return np.where(free, np.clip(logs - centre, -LARGEST_ACTION, LARGEST_ACTION), 0.0)
+
+
+def simplex_least_squares(points: Float, weights: Float) -> Float:
+    """p on the simplex that minimises ‖Σ_k p_k·points_k − weights‖², for each row.
+
+    Exact: where the solution on the full support has no negative part, that is it; else the
+    optimality conditions are solved on every support (2^K − 1 of them, K ≤ 8) and the best
+    feasible solution is taken.
+
+    Parameters
+    ----------
+    points : shape [B, K, m]
+    weights : shape [B, m]
+
+    Returns
+    -------
+    shape [B, K]
+    """
+    k = points.shape[1]
+    gram = points @ points.transpose(0, 2, 1)
+    # A trace of ridge: equal anchors share their part instead of making the system singular.
+    gram = gram + 1e-12 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(k)
+    dot = np.einsum("bkm,bm->bk", points, weights)
+    best = _solve_on_supports(gram, dot, np.ones((1, k)))[:, 0]
+    outside = np.flatnonzero(np.any(best < -1e-9, axis=1))
+    if len(outside):
+        best[outside] = _best_support(gram[outside], dot[outside])
+    return _normalised(np.maximum(best, 0.0))
+
+
+def _best_support(gram: Float, dot: Float) -> Float:
+    """The best feasible solution over all supports, shape [B, K]."""
+    supports = np.array([s for s in product((0.0, 1.0), repeat=dot.shape[1]) if any(s)])
+    solution = _solve_on_supports(gram, dot, supports)
+    cost = np.einsum("bsk,bkl,bsl->bs", solution, gram, solution)
+    cost = cost - 2.0 * np.einsum("bsk,bk->bs", solution, dot)
+    cost = np.where(np.all(solution >= -1e-9, axis=2), cost, np.inf)
+    return np.asarray(solution[np.arange(len(dot)), np.argmin(cost, axis=1)])
+
+
+def _solve_on_supports(gram: Float, dot: Float, supports: Float) -> Float:
+    """Solutions of the equality-constrained problems, shape [B, S, K]; zero off the support."""
+    b, k = dot.shape
+    s = len(supports)
+    inside = supports[None, :, :, None] * supports[None, :, None, :]
+    outside = np.eye(k)[None, None] * (1.0 - supports)[None, :, :, None]
+    system = np.zeros((b, s, k + 1, k + 1))
+    system[:, :, :k, :k] = gram[:, None] * inside + outside
+    system[:, :, :k, k] = supports
+    system[:, :, k, :k] = supports
+    right = np.zeros((b, s, k + 1))
+    right[:, :, :k] = dot[:, None] * supports
+    right[:, :, k] = 1.0
+    return np.asarray(np.linalg.solve(system, right[..., None])[..., :k, 0])
+
+
+def _softmax(logits: Float) -> Float:
+    return _normalised(np.exp(logits - np.max(logits, axis=1, keepdims=True)))
+
+
+def _normalised(weights: Float) -> Float:
+    return np.asarray(weights / np.add.reduce(weights, axis=1, keepdims=True))

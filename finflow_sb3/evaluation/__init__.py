@@ -1,0 +1,1 @@
+"""Backtests, measures, pictures and the report."""

@@ -1,0 +1,1 @@
+"""Prices, causal features, anchors, observation layout and splits."""

@@ -1,0 +1,237 @@
+"""Anchors: the classical allocation that stands for each expert's view.
+
+An anchor is refitted on a fixed grid of days from the trailing window alone, and held (as target
+weights) in between. Row t uses prices at or before t only.
+
+====================  ============================================================
+expert                anchor
+====================  ============================================================
+volatility            minimum variance
+correlation           maximum diversification (Choueifaty & Coignard 2008)
+momentum              top quarter by 12-1 month return, equal weights
+defensive             HRP (López de Prado 2016) scaled to a target volatility, rest cash
+growth                maximum Sharpe with shrinkage of mean and covariance, and a cap
+====================  ============================================================
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.config import ANCHORS, MarketSettings
+from finflow_sb3.errors import DataError
+from finflow_sb3.market.cache import cache_folder, content_key, write_whole
+from finflow_sb3.market.prices import PriceTable
+
+__all__ = ["Anchors", "fit_anchors"]
+
+Float = NDArray[np.float64]
+
+# Part of every cache key: raise it when the weights that a window gives change.
+VERSION = 1
+MOMENTUM_LOOKBACK = 252
+MOMENTUM_SKIP = 21
+VOLATILITY_LOOKBACK = 63
+TRADING_DAYS = 252
+PARALLEL_FROM = 40
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Target weights of every anchor on every day.
+
+    Attributes
+    ----------
+    names : K names
+    refits : shape [R], rows at whose close the anchors were fitted
+    weights : shape [R, K, n+1], each summing to 1, cash last
+    index : shape [T], which refit holds on a row; -1 before the first
+    fallbacks : shape [R], growth refits without a positive expected return, which
+        hold minimum variance instead
+    """
+
+    names: tuple[str, ...]
+    refits: NDArray[np.int64]
+    weights: Float
+    index: NDArray[np.int64]
+    fallbacks: NDArray[np.bool_]
+
+    @property
+    def first_row(self) -> int:
+        """The first row with weights."""
+        return int(self.refits[0])
+
+    def at(self, rows: NDArray[np.int64] | int) -> Float:
+        """Weights on these rows, shape [..., K, n+1]."""
+        return np.asarray(self.weights[self.index[rows]])
+
+
+def refit_rows(n_rows: int, settings: MarketSettings) -> NDArray[np.int64]:
+    """Rows of the refits. The grid starts at the first day, so that more history moves none."""
+    first = max(settings.anchor_min_window, MOMENTUM_LOOKBACK)
+    if n_rows <= first:
+        raise DataError(
+            f"{n_rows} rows of prices are too few: the longest window needs {first + 1}; "
+            "give a longer history"
+        )
+    return np.arange(first, n_rows, settings.anchor_refit)
+
+
+def fit_anchors(
+    prices: PriceTable,
+    settings: MarketSettings,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Anchors:
+    """Fit the five anchors on every refit day, through the disk cache.
+
+    The cache is keyed by each refit's own window, so that a longer history of the same
+    universe computes its new days alone.
+
+    Parameters
+    ----------
+    on_progress : called with (refits done, refits to do)
+    """
+    rows = refit_rows(len(prices), settings)
+    keys = [_window_key(prices, int(row), settings) for row in rows]
+    path = cache_folder() / "anchors" / f"{content_key(prices.assets, _recipe(settings))}.npz"
+    known = _read_cache(path)
+    missing = [i for i, key in enumerate(keys) if key not in known]
+    for done, (i, fitted) in enumerate(_fit_all(prices, rows, missing, settings), start=1):
+        known[keys[i]] = fitted
+        if on_progress is not None:
+            on_progress(done, len(missing))
+    if missing:
+        _write_cache(path, known)
+    weights = np.stack([known[key][:, :-1] for key in keys])
+    fallbacks = np.array([bool(known[key][0, -1]) for key in keys])
+    index = np.searchsorted(rows, np.arange(len(prices)), side="right") - 1
+    return Anchors(ANCHORS, rows, weights, index, fallbacks)
+
+
+def _recipe(settings: MarketSettings) -> list[Any]:
+    return [
+        VERSION,
+        settings.anchor_window,
+        settings.anchor_target_volatility,
+        settings.anchor_cap,
+        list(ANCHORS),
+    ]
+
+
+def _window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
+    return prices.close[max(0, row - settings.anchor_window) : row + 1]
+
+
+def _window_key(prices: PriceTable, row: int, settings: MarketSettings) -> str:
+    return content_key(_window(prices, row, settings))
+
+
+def _read_cache(path: Any) -> dict[str, Float]:
+    """Known refits by window key; an unreadable cache is as good as none."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(zip(archive["keys"].tolist(), archive["fits"], strict=True))
+    except (OSError, ValueError, KeyError, EOFError):
+        return {}
+
+
+def _write_cache(path: Any, known: dict[str, Float]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, keys=np.array(list(known)), fits=np.stack(list(known.values())))
+    write_whole(path, buffer.getvalue())
+
+
+def _fit_all(
+    prices: PriceTable, rows: NDArray[np.int64], missing: list[int], settings: MarketSettings
+) -> Any:
+    """Yield (index, weights) for every missing refit, in two processes where there are many."""
+    from joblib import Parallel, delayed
+
+    jobs = 2 if len(missing) >= PARALLEL_FROM else 1
+    windows = (_window(prices, int(rows[i]), settings) for i in missing)
+    fits = Parallel(n_jobs=jobs, return_as="generator", batch_size=8)(
+        delayed(fit_window)(window, settings.anchor_target_volatility, settings.anchor_cap)
+        for window in windows
+    )
+    return zip(missing, fits, strict=True)
+
+
+def fit_window(close: Float, target_volatility: float, cap: float) -> Float:
+    """The five anchors from one window of closes.
+
+    Parameters
+    ----------
+    close : shape [W+1, n]
+
+    Returns
+    -------
+    shape [K, n+2]: weights with cash in column n, and in the last column 1 where growth
+    fell back on minimum variance (in every row, for the cache's sake).
+    """
+    from skfolio.optimization import HierarchicalRiskParity, MaximumDiversification, MeanRisk
+
+    returns = close[1:] / close[:-1] - 1.0
+    n = close.shape[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minimum_variance = _clean(MeanRisk().fit(returns).weights_)
+        diversified = _clean(MaximumDiversification().fit(returns).weights_)
+        hrp = _clean(HierarchicalRiskParity().fit(returns).weights_)
+        growth = _maximum_sharpe(returns, cap)
+    fell_back = growth is None
+    rows = np.zeros((len(ANCHORS), n + 2))
+    rows[0, :n] = minimum_variance
+    rows[1, :n] = diversified
+    rows[2, :n] = top_quarter(close)
+    rows[3, : n + 1] = scaled_to_volatility(hrp, returns, target_volatility)
+    rows[4, :n] = minimum_variance if growth is None else growth
+    rows[:, -1] = fell_back
+    return rows
+
+
+def _clean(weights: Any) -> Float:
+    """Solver noise removed: no tiny negatives, exactly one in total."""
+    clean = np.where(np.asarray(weights, dtype=np.float64) < 1e-8, 0.0, weights)
+    return np.asarray(clean / clean.sum())
+
+
+def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
+    """Long-only maximum Sharpe with shrunk moments; None where no mean is positive."""
+    from skfolio.moments import LedoitWolf, ShrunkMu
+    from skfolio.optimization import MeanRisk, ObjectiveFunction
+    from skfolio.prior import EmpiricalPrior
+
+    prior = EmpiricalPrior(mu_estimator=ShrunkMu(), covariance_estimator=LedoitWolf())
+    prior.fit(returns)
+    if np.all(prior.return_distribution_.mu <= 0):
+        return None
+    model = MeanRisk(
+        objective_function=ObjectiveFunction.MAXIMIZE_RATIO,
+        prior_estimator=prior,
+        max_weights=max(cap, 1.0 / returns.shape[1]),
+    )
+    return _clean(model.fit(returns).weights_)
+
+
+def top_quarter(close: Float) -> Float:
+    """Equal weights on the ⌈n/4⌉ assets with the highest 12-1 month return (ties: the first)."""
+    momentum = close[-1 - MOMENTUM_SKIP] / close[-1 - MOMENTUM_LOOKBACK] - 1.0
+    count = -(-len(momentum) // 4)
+    chosen = np.argsort(-momentum, kind="stable")[:count]
+    weights = np.zeros(len(momentum))
+    weights[chosen] = 1.0 / count
+    return weights
+
+
+def scaled_to_volatility(weights: Float, returns: Float, target: float) -> Float:
+    """`weights` scaled down to `target` annual volatility over the last quarter, rest in cash."""
+    daily = float(np.std(returns[-VOLATILITY_LOOKBACK:] @ weights, ddof=1))
+    scale = min(1.0, target / max(daily * np.sqrt(TRADING_DAYS), 1e-12))
+    return np.append(weights * scale, 1.0 - scale)

@@ -1,0 +1,67 @@
+"""Fills short gaps forward, and refuses what filling would hide."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.errors import DataError
+from finflow_sb3.market.forms import Panel
+
+__all__ = ["fill_gaps"]
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+
+def fill_gaps(panel: Panel, max_gap: int) -> tuple[Float, Int]:
+    """Closes [T, n] with short gaps forward-filled, and how many were filled [n].
+
+    A gap takes the last close before it, never one from after it.
+
+    Raises
+    ------
+    DataError
+        If an asset starts or ends inside the table, or has a gap longer than `max_gap` rows.
+    """
+    close = panel.values["close"]
+    present = ~np.isnan(close)
+    _check_span(panel, present)
+    rows = np.arange(len(close))[:, None]
+    last = np.maximum.accumulate(np.where(present, rows, 0), axis=0)
+    too_long = rows - last > max_gap
+    if too_long.any():
+        j = int(too_long.any(axis=0).argmax())
+        start = int(too_long[:, j].argmax()) - max_gap
+        length = int(present[start:, j].argmax())
+        raise DataError(
+            f"{panel.name}: asset {panel.assets[j]!r} has no price on {length} rows in a row, "
+            f"{panel.dates[start]} to {panel.dates[start + length - 1]} (max_gap is {max_gap}); "
+            "fill them at the source, drop the asset, or raise max_gap"
+        )
+    return np.take_along_axis(close, last, axis=0), (~present).sum(axis=0).astype(np.int64)
+
+
+def _check_span(panel: Panel, present: NDArray[np.bool_]) -> None:
+    """Every asset must have its first and last close on the table's first and last day."""
+    for j, asset in enumerate(panel.assets):
+        if not present[:, j].any():
+            raise DataError(f"{panel.name}: asset {asset!r} has no prices at all; drop it")
+    first = present.argmax(axis=0)
+    last = len(present) - 1 - present[::-1].argmax(axis=0)
+    partial = (first > 0) | (last < len(present) - 1)
+    if not partial.any():
+        return
+    j = int(partial.argmax())
+    others = int(partial.sum()) - 1
+    dates, start, stop = panel.dates, int(first.max()), int(last.min())
+    remedy = (
+        f"cut the dates to {dates[start]} to {dates[stop]}, which all assets have, or drop it"
+        if start < stop
+        else "drop it (no dates are common to all assets)"
+    )
+    raise DataError(
+        f"{panel.name}: asset {panel.assets[j]!r} {'starts' if first[j] else 'ends'} inside the "
+        f"table: it has prices from {dates[first[j]]} to {dates[last[j]]}, the table runs from "
+        f"{dates[0]} to {dates[-1]}{f' ({others} more assets too)' if others else ''}; {remedy}"
+    )

@@ -1,0 +1,1 @@
+"""Networks, distributions and losses of both phases."""

@@ -1,0 +1,161 @@
+"""The five-expert policy network: a soft mixture behind a gate.
+
+Expert k scores every asset from the features of its group; the gate says how much each expert
+(and, in action base `anchors`, each anchor) is listened to. Mean and log σ of the squashed
+Gaussian are sums over experts weighted by the gate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.nets.stacked import StackedLinear
+from finflow_sb3.nets.tokens import TokenView
+
+__all__ = ["FlatExperts", "LayoutExperts", "PolicyOutput", "make_experts"]
+
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+INITIAL_LOG_STD = -1.0
+
+
+class PolicyOutput(NamedTuple):
+    """mean, log_std : [B, A], before the tanh; gates : [B, K], summing to one."""
+
+    mean: Tensor
+    log_std: Tensor
+    gates: Tensor
+
+
+def _start_at_zero(layer: nn.Linear | StackedLinear, n_means: int) -> None:
+    """The last layer of a head with `n_means` means and as many log σ: mean 0, σ e⁻¹.
+
+    The untrained policy is then the zero action: the anchors' plain average.
+    """
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+        layer.bias.zero_()
+        layer.bias[..., n_means:] = INITIAL_LOG_STD
+        if isinstance(layer, StackedLinear):
+            layer.weight[..., :n_means] = 0.0
+        else:
+            layer.weight[:n_means] = 0.0
+
+
+class LayoutExperts(nn.Module):
+    """Experts over tokens; the same parameters for any number of assets, in any order.
+
+    Parameters
+    ----------
+    layout : what stands where in observations
+    expert_hidden : width of each expert's two layers
+    gate_hidden : width of the gate's layers and of its asset embedding
+    gate_scale : κ_g of the environment; the gate's experts are weighted by softmax(κ_g·a)
+        of its deterministic action a, as the environment weights the anchors
+    """
+
+    def __init__(
+        self,
+        layout: ObservationLayout,
+        expert_hidden: int = 32,
+        gate_hidden: int = 64,
+        gate_scale: float = 5.0,
+    ):
+        super().__init__()
+        self.tokens = TokenView(layout)
+        view = self.tokens
+        k = len(layout.groups)
+        self.n_experts, self.hidden, self.gate_scale = k, expert_hidden, gate_scale
+        self.acts_by_gate = layout.action_base == "anchors"
+        self.look = nn.Linear(view.token_size, k * expert_hidden)
+        self.look_context = nn.Linear(view.context_size, k * expert_hidden, bias=False)
+        self.think = StackedLinear(k, expert_hidden, expert_hidden)
+        self.score = StackedLinear(k, expert_hidden, 2)
+        self.embed = nn.Linear(view.token_size, gate_hidden)
+        self.gate_body = nn.Linear(view.context_size + 2 * gate_hidden, gate_hidden)
+        self.gate_head = nn.Linear(gate_hidden, 2 * k)
+        # Each expert's first layer sees its own group of features: the rest is masked.
+        mask = view.expert_mask().repeat_interleave(expert_hidden, dim=0)
+        self.register_buffer("mask", mask, persistent=False)
+        _start_at_zero(self.score, 1)
+        _start_at_zero(self.gate_head, k)
+
+    def forward(self, obs: Tensor) -> PolicyOutput:
+        tokens, context = self.tokens.view(obs)
+        logits, gate_log_std = self._gate(tokens, context).chunk(2, dim=1)
+        gates = torch.softmax(self.gate_scale * torch.tanh(logits), dim=1)
+        scores = self._scores(tokens, context)
+        mixed = torch.einsum("bk,kbto->bto", gates, scores)
+        mean, log_std = mixed[:, :, 0], mixed[:, :, 1]
+        if self.acts_by_gate:
+            mean = torch.cat([logits, mean], dim=1)
+            log_std = torch.cat([gate_log_std, log_std], dim=1)
+        return PolicyOutput(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), gates)
+
+    def _scores(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """[K, B, n+1, 2]: tilt mean and log σ of every expert for every token."""
+        mask: Any = self.mask
+        seen = nn.functional.linear(tokens, self.look.weight * mask, self.look.bias)
+        hidden = torch.relu(seen + self.look_context(context)[:, None, :])
+        batch, count, _ = hidden.shape
+        hidden = hidden.view(batch * count, self.n_experts, self.hidden).transpose(0, 1)
+        scores: Tensor = self.score(torch.relu(self.think(hidden)))
+        return scores.view(self.n_experts, batch, count, 2)
+
+    def _gate(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """[B, 2K]: logits and log σ of the gate."""
+        assets = torch.relu(self.embed(tokens[:, :-1]))
+        pooled = torch.cat([assets.mean(dim=1), assets.amax(dim=1), context], dim=1)
+        head: Tensor = self.gate_head(torch.relu(self.gate_body(pooled)))
+        return head
+
+
+class FlatExperts(nn.Module):
+    """Experts for environments without a layout: MLPs on the whole observation."""
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        n_experts: int = 5,
+        expert_hidden: int = 64,
+        gate_hidden: int = 64,
+    ):
+        super().__init__()
+        self.n_experts = n_experts
+        self.first = StackedLinear(n_experts, obs_size, expert_hidden)
+        self.second = StackedLinear(n_experts, expert_hidden, expert_hidden)
+        self.head = StackedLinear(n_experts, expert_hidden, 2 * action_size)
+        self.gate = nn.Sequential(
+            nn.Linear(obs_size, gate_hidden), nn.ReLU(), nn.Linear(gate_hidden, n_experts)
+        )
+
+    def forward(self, obs: Tensor) -> PolicyOutput:
+        shared = obs[None].expand(self.n_experts, -1, -1)
+        hidden = torch.relu(self.second(torch.relu(self.first(shared))))
+        gates = torch.softmax(self.gate(obs), dim=1)
+        mixed = torch.einsum("bk,kbo->bo", gates, self.head(hidden))
+        mean, log_std = mixed.chunk(2, dim=1)
+        return PolicyOutput(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), gates)
+
+
+def make_experts(
+    obs_size: int,
+    action_size: int,
+    layout: ObservationLayout | None,
+    sizes: dict[str, Any],
+) -> LayoutExperts | FlatExperts:
+    """The policy network for a layout, or for flat observations where there is none.
+
+    Parameters
+    ----------
+    sizes : keyword arguments of the class (`expert_hidden`, `gate_hidden`, ...)
+    """
+    if layout is None:
+        return FlatExperts(obs_size, action_size, **sizes)
+    return LayoutExperts(layout, **sizes)
+
+

@@ -1,0 +1,1 @@
+"""Behaviours that trade, and the datasets of what they did."""

@@ -1,0 +1,172 @@
+"""Collecting offline data: rules trade in the vectorised environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings
+from finflow_sb3.envs.batch import PortfolioBatch
+from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.errors import ArtefactError
+from finflow_sb3.market.cache import cache_folder, content_key
+from finflow_sb3.offline.behaviours import RuleBook, check_behaviours
+from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset
+
+__all__ = ["cached_dataset", "collect_dataset", "dataset_key"]
+
+VERSION = 1
+Progress = Callable[[int, int], None]
+
+
+def dataset_key(
+    market: ObservedMarket, env: EnvSettings, collect: CollectSettings, seed: int
+) -> str:
+    """A hash of everything that a dataset depends on."""
+    return content_key(
+        VERSION,
+        market.prices.dates,
+        market.prices.close,
+        market.prices.cash_rate,
+        market.prices.assets,
+        dataclasses.asdict(market.settings),
+        market.scaler.as_dict(),
+        dataclasses.asdict(env),
+        dataclasses.asdict(collect),
+        seed,
+    )
+
+
+def cached_dataset(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    on_progress: Progress | None = None,
+) -> tuple[OfflineDataset, Path]:
+    """The dataset of these settings, from the cache or collected now."""
+    path = cache_folder() / "datasets" / f"{dataset_key(market, env, collect, seed)}.h5"
+    if path.exists():
+        try:
+            return read_dataset(path), path
+        except ArtefactError:
+            path.unlink()  # an unreadable cache entry is as good as none
+    dataset = collect_dataset(market, env, collect, seed, on_progress)
+    write_dataset(dataset, path)
+    return dataset, path
+
+
+def collect_dataset(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    on_progress: Progress | None = None,
+) -> OfflineDataset:
+    """Episodes of all rules in equal shares, on the training split.
+
+    Parameters
+    ----------
+    on_progress : called with (episodes done, episodes)
+    """
+    check_behaviours(collect.behaviours)
+    rng = np.random.default_rng(seed)
+    order = [BEHAVIOURS.index(name) for name in collect.behaviours]
+    rules = np.resize(np.array(order), collect.episodes)
+    waves = []
+    for start in range(0, collect.episodes, collect.n_envs):
+        waves.append(_one_wave(market, env, rules[start : start + collect.n_envs], collect, rng))
+        if on_progress is not None:
+            on_progress(min(start + collect.n_envs, collect.episodes), collect.episodes)
+    return _joined(market, env, collect, seed, rules, waves)
+
+
+def _one_wave(
+    market: ObservedMarket,
+    env: EnvSettings,
+    rules: NDArray[np.int64],
+    collect: CollectSettings,
+    rng: np.random.Generator,
+) -> dict[str, NDArray[Any]]:
+    """One episode of each of B portfolios; arrays [B, L, ...] and their lengths."""
+    seeds = [int(s) for s in rng.integers(2**31, size=len(rules))]
+    batch = PortfolioBatch(market, market.splits.train, len(rules), env, seeds=list(seeds))
+    batch.reset()
+    book = RuleBook(batch, rules, rng)
+    length = batch.episode_length
+    first_row = batch.row.copy()
+    states = [batch.portfolio_block()]
+    actions, rewards, distances = [], [], []
+    terminated = np.zeros(len(rules), dtype=bool)
+    lengths = np.zeros(len(rules), dtype=np.int64)
+    for _ in range(length):
+        wanted = book.targets()
+        noise = rng.normal(0.0, collect.noise, size=(len(rules), market.layout.action_size))
+        action = np.clip(batch.invert(wanted) + noise, -1.0, 1.0).astype(np.float32)
+        distances.append(0.5 * np.abs(batch.target(action) - wanted).sum(axis=1))
+        out = batch.step(action)
+        lengths += ~terminated
+        terminated |= out.terminated
+        states.append(batch.portfolio_block())
+        actions.append(action)
+        rewards.append(out.rewards)
+    return {
+        "first_row": first_row,
+        "lengths": lengths,
+        "terminal": terminated,
+        "states": np.stack(states, axis=1),
+        "action": np.stack(actions, axis=1),
+        "reward": np.stack(rewards, axis=1),
+        "distance": np.stack(distances, axis=1).astype(np.float32),
+    }
+
+
+def _joined(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    rules: NDArray[np.int64],
+    waves: list[dict[str, NDArray[Any]]],
+) -> OfflineDataset:
+    lengths = np.concatenate([w["lengths"] for w in waves])
+    terminal = np.concatenate([w["terminal"] for w in waves])
+    first = np.concatenate([w["first_row"] for w in waves])
+
+    def valid(name: str, extra: int = 0) -> NDArray[Any]:
+        """The part of [B, L + extra, ...] arrays that lies within each episode, flat."""
+        parts = []
+        for wave in waves:
+            inside = np.arange(wave[name].shape[1]) < wave["lengths"][:, None] + extra
+            parts.append(wave[name][inside])
+        return np.concatenate(parts)
+
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    within = np.arange(len(episode)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return OfflineDataset(
+        layout=market.layout,
+        scaler=market.scaler,
+        market_rows=market.rows,
+        states=valid("states", extra=1),
+        row=(first[episode] + within).astype(np.int32),
+        action=valid("action"),
+        reward=valid("reward"),
+        distance=valid("distance"),
+        episode=episode.astype(np.int32),
+        terminal=terminal,
+        timeout=~terminal,
+        behaviour=rules.astype(np.int32),
+        behaviours=BEHAVIOURS,
+        settings={
+            "env": dataclasses.asdict(env),
+            "collect": dataclasses.asdict(collect),
+            "market": dataclasses.asdict(market.settings),
+            "source": market.prices.source,
+            "seed": seed,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Offline phase: IQL, TD3+BC and the artefact that they leave."""

@@ -1,0 +1,265 @@
+"""IQL (Kostrikov et al. 2021) in d3rlpy, with the networks that CQSAC goes on with.
+
+The policy is our five-expert network with a state-dependent σ, the critics are d3rlpy's
+quantile functions over our encoder, V is d3rlpy's value function over the same kind of
+encoder. Losses, targets and optimisers are d3rlpy's; the gate's load balancing joins the actor
+loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from d3rlpy.algos import IQL, IQLConfig
+from d3rlpy.algos.qlearning.torch.ddpg_impl import DDPGBaseActorLoss
+from d3rlpy.algos.qlearning.torch.iql_impl import IQLImpl, IQLModules
+from d3rlpy.models.builders import create_continuous_q_function, create_value_function
+from d3rlpy.models.encoders import EncoderFactory
+from d3rlpy.models.q_functions import QRQFunctionFactory
+from d3rlpy.models.torch.encoders import Encoder, EncoderWithAction
+from d3rlpy.models.torch.policies import Policy
+from d3rlpy.torch_utility import TorchMiniBatch
+from torch import Tensor
+
+from finflow_sb3.config import IQLSettings
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.nets.critics import CriticSizes, ValueEncoder, make_encoder
+from finflow_sb3.nets.distributions import log_prob
+from finflow_sb3.nets.experts import make_experts
+from finflow_sb3.nets.losses import balance_loss
+from finflow_sb3.nets.sizes import NetworkSizes
+from finflow_sb3.offline.dataset import TransitionBatch
+
+__all__ = ["ExpertIQL", "make_iql"]
+
+
+class ExpertAction(NamedTuple):
+    """d3rlpy's `ActionOutput`, with the gates [B, K]."""
+
+    mu: Tensor
+    squashed_mu: Tensor
+    logstd: Tensor
+    gates: Tensor
+
+
+class ExpertPolicy(Policy):
+    """The five-expert network in d3rlpy's dress."""
+
+    def __init__(self, experts: torch.nn.Module):
+        super().__init__()
+        self.experts = experts
+
+    def forward(self, x: Any, *args: Any) -> Any:
+        out = self.experts(x)
+        return ExpertAction(out.mean, torch.tanh(out.mean), out.log_std, out.gates)
+
+
+class StateActionEncoder(EncoderWithAction):
+    """One critic's encoder: [B, D], [B, A] → [B, H]."""
+
+    def __init__(self, encoder: torch.nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Any, action: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(x, action[:, None])[0]
+        return hidden
+
+
+class StateEncoder(Encoder):
+    """V's encoder: [B, D] → [B, H]."""
+
+    def __init__(self, encoder: ValueEncoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Any) -> Tensor:
+        hidden: Tensor = self.encoder(x)
+        return hidden
+
+
+class LayoutEncoderFactory(EncoderFactory):
+    """Makes the critics' and V's encoders for a layout."""
+
+    def __init__(self, layout: ObservationLayout, sizes: NetworkSizes):
+        self.layout = layout
+        self.sizes = CriticSizes(sizes.token_hidden, sizes.critic_hidden)
+
+    def _encoder(self) -> Any:
+        layout = self.layout
+        return make_encoder(1, layout.size, layout.action_size, layout, self.sizes)
+
+    def create(self, observation_shape: Any) -> Encoder:
+        return StateEncoder(ValueEncoder(self._encoder(), self.layout.action_size))
+
+    def create_with_action(
+        self, observation_shape: Any, action_size: int, discrete_action: bool = False
+    ) -> EncoderWithAction:
+        return StateActionEncoder(self._encoder())
+
+    @staticmethod
+    def get_type() -> str:
+        return "finflow"
+
+
+class ExpertIQLImpl(IQLImpl):
+    """IQL's equations where they differ from d3rlpy's: target, policy likelihood, balance."""
+
+    balance_coef: float = 0.0
+    n_quantiles: int = 32
+
+    def compute_target(self, batch: TorchMiniBatch) -> Tensor:
+        """V(s') for every quantile, [B, N]: the critic's return distribution is that of one
+        reward on top of a known value."""
+        value = super().compute_target(batch)
+        return value.expand(-1, self.n_quantiles)
+
+    def compute_actor_loss(self, batch: TorchMiniBatch, action: Any) -> DDPGBaseActorLoss:
+        """−E[min(exp(β·A), w_max)·log π(a|s)] + balance, π a squashed Gaussian (eq. 7)."""
+        density = log_prob(action.mu, action.logstd, batch.actions)
+        with torch.no_grad():
+            weight = self._compute_weight(batch)[:, 0]
+        balance = balance_loss(action.gates)
+        return DDPGBaseActorLoss(-(weight * density).mean() + self.balance_coef * balance)
+
+    def inner_sample_action(self, x: Any) -> Tensor:
+        out = self._modules.policy(x)
+        assert out.logstd is not None
+        return torch.tanh(out.mu + out.logstd.exp() * torch.randn_like(out.mu))
+
+
+class ExpertIQL(IQL):
+    """d3rlpy's IQL over our networks.
+
+    Parameters
+    ----------
+    config : d3rlpy's own
+    layout, sizes : what the networks are built for
+    balance_coef : weight of the gate's load balancing
+    """
+
+    def __init__(
+        self,
+        config: IQLConfig,
+        layout: ObservationLayout,
+        sizes: NetworkSizes,
+        balance_coef: float = 0.0,
+        gate_scale: float = 5.0,
+        device: str = "cpu",
+    ):
+        super().__init__(config, device, False)
+        self.layout, self.sizes = layout, sizes
+        self.balance_coef, self.gate_scale = balance_coef, gate_scale
+
+    def inner_create_impl(self, observation_shape: Any, action_size: int) -> None:
+        config, sizes = self._config, self.sizes
+        widths = {
+            "expert_hidden": sizes.expert_hidden,
+            "gate_hidden": sizes.gate_hidden,
+            "gate_scale": self.gate_scale,
+        }
+        experts = make_experts(self.layout.size, action_size, self.layout, widths)
+        policy = ExpertPolicy(experts).to(self._device)
+        encoders = LayoutEncoderFactory(self.layout, sizes)
+        quantiles = QRQFunctionFactory(n_quantiles=sizes.n_quantiles)
+        (q_funcs, q_forwarder), (targets, target_forwarder) = (
+            create_continuous_q_function(
+                observation_shape,
+                action_size,
+                encoders,
+                quantiles,
+                device=self._device,
+                enable_ddp=False,
+                n_ensembles=sizes.n_critics,
+            )
+            for _ in range(2)
+        )
+        value = create_value_function(
+            observation_shape, encoders, device=self._device, enable_ddp=False
+        )
+        actor_optim = config.actor_optim_factory.create(
+            policy.named_modules(), lr=config.actor_learning_rate, compiled=False
+        )
+        critic_optim = config.critic_optim_factory.create(
+            [*q_funcs.named_modules(), *value.named_modules()],
+            lr=config.critic_learning_rate,
+            compiled=False,
+        )
+        self._impl = ExpertIQLImpl(
+            observation_shape=observation_shape,
+            action_size=action_size,
+            modules=IQLModules(
+                policy=policy,  # type: ignore[arg-type]
+                q_funcs=q_funcs,
+                targ_q_funcs=targets,
+                value_func=value,
+                actor_optim=actor_optim,
+                critic_optim=critic_optim,
+            ),
+            q_func_forwarder=q_forwarder,
+            targ_q_func_forwarder=target_forwarder,
+            gamma=config.gamma,
+            tau=config.tau,
+            expectile=config.expectile,
+            weight_temp=config.weight_temp,
+            max_weight=config.max_weight,
+            compiled=False,
+            device=self._device,
+        )
+        self._impl.balance_coef = self.balance_coef
+        self._impl.n_quantiles = sizes.n_quantiles
+
+    @property
+    def modules(self) -> IQLModules:
+        """The networks and optimisers."""
+        assert self._impl is not None
+        return self._impl._modules
+
+    def update_on(self, batch: TransitionBatch) -> dict[str, float]:
+        """One update of critics, V and policy on a batch of tensors; d3rlpy's losses."""
+        assert self._impl is not None
+        ready = TorchMiniBatch(
+            observations=batch.observations,
+            actions=batch.actions,
+            rewards=batch.rewards,
+            next_observations=batch.next_observations,
+            next_actions=batch.actions,
+            returns_to_go=torch.zeros_like(batch.rewards),
+            terminals=batch.terminals,
+            intervals=torch.ones_like(batch.rewards),
+            device=self._device,
+        )
+        losses: dict[str, float] = self._impl.update(ready, self._grad_step)
+        self._grad_step += 1
+        return losses
+
+
+def make_iql(
+    settings: IQLSettings,
+    layout: ObservationLayout,
+    gate_scale: float = 5.0,
+    device: str = "cpu",
+) -> ExpertIQL:
+    """An `ExpertIQL` with its networks built."""
+    sizes = NetworkSizes.from_kwargs(
+        {
+            "n_critics": settings.n_critics,
+            "n_quantiles": settings.n_quantiles,
+            **settings.policy_kwargs,
+        }
+    )
+    config = IQLConfig(
+        actor_learning_rate=settings.actor_lr,
+        critic_learning_rate=settings.critic_lr,
+        batch_size=settings.batch_size,
+        gamma=settings.gamma,
+        tau=settings.tau,
+        n_critics=sizes.n_critics,
+        expectile=settings.expectile,
+        weight_temp=settings.weight_temp,
+        max_weight=settings.max_weight,
+    )
+    algo = ExpertIQL(config, layout, sizes, settings.balance_coef, gate_scale, device)
+    algo.create_impl((layout.size,), layout.action_size)
+    return algo

@@ -1,0 +1,1 @@
+"""Online phase: fine-tuning, callbacks and the monitor."""

@@ -1,0 +1,106 @@
+"""Automation: `nox` runs lint, package and tests; `nox -s slow` the tests that take minutes.
+
+Where this interpreter already has the project with its dev extra (the README's line makes such a
+`.venv`), lint, tests and slow run in it: installing torch once is enough. Elsewhere each makes an
+environment of its own. `package` always makes a fresh one.
+
+mypy follows neither the editable install's import hook nor the mapping of `cli/` to
+`finflow_sb3.cli`; it checks a folder of links that looks as the installed package does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+CONSTRAINTS = str(ROOT / "constraints.txt")
+MAPPED = ("cli", "zoo_configs")
+WORKERS = str(min(4, os.cpu_count() or 1))
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+
+
+def _project_is_here() -> bool:
+    try:
+        return all(version(name) for name in ("finflow-sb3", "pytest-xdist", "mypy"))
+    except PackageNotFoundError:
+        return False
+
+
+HERE = _project_is_here()
+BACKEND = "none" if HERE else "virtualenv"
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "package", "tests"]
+nox.options.reuse_venv = "yes"
+nox.options.stop_on_first_error = True
+
+
+def run(session: nox.Session, *arguments: str) -> None:
+    """Run a module in the environment that has the project: this one, or the session's."""
+    if not HERE:
+        session.install("-c", CONSTRAINTS, "-e", f"{ROOT}[dev]")
+    python = sys.executable if HERE else "python"
+    session.run(python, "-m", *arguments, env=THREADS, external=HERE)
+
+
+def link_package(folder: Path) -> None:
+    """Make `folder`/finflow_sb3 look as it does once installed."""
+    package = folder / "finflow_sb3"
+    package.mkdir()
+    for entry in (ROOT / "finflow_sb3").iterdir():
+        if entry.name != "__pycache__":
+            (package / entry.name).symlink_to(entry)
+    for name in MAPPED:
+        (package / name).symlink_to(ROOT / name)
+
+
+@nox.session(venv_backend=BACKEND)
+def lint(session: nox.Session) -> None:
+    """Check style, format and types."""
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    with tempfile.TemporaryDirectory() as folder:
+        link_package(Path(folder))
+        config, cache = str(ROOT / "pyproject.toml"), str(ROOT / ".mypy_cache")
+        with session.chdir(folder):
+            run(session, "mypy", "--config-file", config, "--cache-dir", cache, "-p", "finflow_sb3")
+
+
+@nox.session(venv_backend=BACKEND)
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after `--` go to pytest."""
+    # A file's tests stay on one worker, so that what its fixtures trained is trained once.
+    arguments = session.posargs or ["-n", WORKERS, "--dist", "loadfile"]
+    run(session, "pytest", *arguments)
+
+
+@nox.session(venv_backend=BACKEND)
+def slow(session: nox.Session) -> None:
+    """Run the tests that take minutes."""
+    run(session, "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv", reuse_venv=False)
+def package(session: nox.Session) -> None:
+    """Build sdist and from it the wheel, install that afresh and try it away from the checkout."""
+    session.install("-c", CONSTRAINTS, "build", "pytest")
+    with tempfile.TemporaryDirectory() as name:
+        away = Path(name)
+        dist = away / "dist"
+        session.run("python", "-m", "build", "--outdir", str(dist), str(ROOT), silent=True)
+        (wheel,) = dist.glob("*.whl")
+        session.install("-c", CONSTRAINTS, str(wheel))
+        for test in ("test_imports.py", "test_package.py"):
+            shutil.copy(ROOT / "tests" / test, away)
+        with session.chdir(away):
+            session.run("finflow", "--version", env=THREADS)
+            session.run("finflow", "--help", env=THREADS, silent=True)
+            session.run("finflow", "doctor", env=THREADS)
+            session.run("python", "-m", "pytest", "-q", ".", env=THREADS)

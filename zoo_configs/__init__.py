@@ -1,0 +1,1 @@
+"""RL-Zoo style settings, one file an algorithm."""

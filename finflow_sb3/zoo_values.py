@@ -50,6 +50,16 @@ _Loader.yaml_implicit_resolvers = {
 }
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    # PyYAML writes \x85 and its like unescaped in plain and single-quoted texts, and reads them
+    # back as line ends.
+    style = None if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
 # A subclass such as numpy's float64 has a repr that is not YAML.
 _Dumper.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
 
@@ -76,7 +86,12 @@ def parse_yaml(text: str, where: str) -> Any:
 def dump_yaml(value: Any) -> str:
     """YAML that `parse_yaml` reads back to an equal value, keys in their order."""
     text: str = yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=10**6,
     )
     return text
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,7 +146,8 @@ def test_traceback_of_the_process_only_with_debug() -> None:
 def settings_of(*args: str, **env: str) -> dict[str, Any]:
     result = run("config", "show", "--json", *args, **env)
     assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
 
 
 def test_shared_options_reach_the_settings(tmp_path: Path) -> None:
@@ -332,17 +334,15 @@ def test_doctor_finds_this_machine_fine(tmp_path: Path) -> None:
 
 
 def test_doctor_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finflow_sb3 import doctor
-
     versions = {"typer": "0.1.0", "torch": None}
 
     def version(name: str) -> str:
         found = versions.get(name, "0")
         if found is None or name == "yfinance":
-            raise doctor.metadata.PackageNotFoundError(name)
+            raise metadata.PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     file = tmp_path / "file"
     file.write_text("")
     checks = by_name(examine(file / "logs", tmp_path / "cache", "cuda:99"))

@@ -33,8 +33,18 @@ from finflow_sb3.config_keys import SECTIONS
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.zoo_values import clean, parse_call, parse_yaml
 
-TQC_NAMES = ("learning_rate", "buffer_size", "learning_starts", "batch_size", "gamma", "tau")
-TQC_NAMES += ("gradient_steps", "policy_kwargs", "top_quantiles_to_drop_per_net", "train_freq")
+TQC_NAMES = (
+    "learning_rate",
+    "buffer_size",
+    "learning_starts",
+    "batch_size",
+    "gamma",
+    "tau",
+    "gradient_steps",
+    "policy_kwargs",
+    "top_quantiles_to_drop_per_net",
+    "train_freq",
+)
 
 
 @pytest.fixture
@@ -349,7 +359,10 @@ def test_any_text_parses_or_is_refused_in_one_line(text: str) -> None:
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=12) | st.sampled_from(
-    ["1e-3", "null", "yes", "2015-12-31", "0x1", "a: b", "- a", "#", "", "1_000", "lin_3e-4", "~"]
+    [
+        *("1e-3", "null", "yes", "2015-12-31", "0x1", "1_000", "lin_3e-4", "~", "", "#", "a: b"),
+        *("- a", " a ", "a\n", "\x85", "a\u2028b", "한국 " * 60),
+    ]
 )
 trees = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | finite | texts,

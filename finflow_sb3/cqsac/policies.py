@@ -155,7 +155,11 @@ class CQSACPolicy(TQCPolicy):
     actor: Any
     critic: QuantileCritics  # type: ignore[assignment]
     critic_target: QuantileCritics  # type: ignore[assignment]
-    reference_value: ReferenceValue | None = None
+    reference_value: ReferenceValue | None
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.reference_value = None
 
     def make_critic(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None

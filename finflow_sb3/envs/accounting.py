@@ -129,14 +129,14 @@ def constrain(
 def _leave_out_small(held: Float, target: Float, band: float) -> Float:
     changed = np.abs(target - held) >= band
     kept = np.where(changed, 0.0, held)
-    free = 1.0 - np.add.reduce(kept, axis=1)
+    free = np.maximum(0.0, 1.0 - np.add.reduce(kept, axis=1))
     wanted = np.add.reduce(np.where(changed, target, 0.0), axis=1)
     scale = np.where(wanted > 0.0, free / np.where(wanted > 0.0, wanted, 1.0), 0.0)
     out = np.where(changed, target * scale[:, None], held)
-    nothing = ~changed.any(axis=1)
-    stuck = ~nothing & (wanted <= 0.0)
+    some = np.any(changed, axis=1, keepdims=True)
+    stuck = some[:, 0] & (wanted <= 0.0)
     out[stuck] = _with_rest_in_cash(out[stuck, :-1])
-    return np.where(nothing[:, None], held, out)
+    return np.where(some, out, held)
 
 
 def _with_rest_in_cash(risky: Float) -> Float:

@@ -18,6 +18,7 @@ from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs import accounting, rewards, simplex
 from finflow_sb3.envs.measures import episode_measures
 from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.errors import DataError
 from finflow_sb3.market.splits import Span
 
 __all__ = ["BatchStep", "PortfolioBatch", "default_trade_rate"]
@@ -75,6 +76,11 @@ class PortfolioBatch:
     settings : see `EnvSettings`
     evaluation : one episode over the whole span from equal weights, instead of random starts
     seeds : one seed a portfolio
+
+    Raises
+    ------
+    DataError
+        If the span leaves the usable rows: before them there are no anchors yet.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class PortfolioBatch:
         evaluation: bool = False,
         seeds: list[int | None] | None = None,
     ):
+        _check_span(market, span)
         self.market, self.span, self.settings = market, span, settings
         self.n_envs, self.evaluation = n_envs, evaluation
         self.trade_rate = default_trade_rate(settings)
@@ -105,10 +112,10 @@ class PortfolioBatch:
         self.idle = np.ones(b, dtype=bool)
         self.gates = np.zeros((b, len(self.market.anchors.names)))
         self.net_returns = np.zeros((b, self.episode_length))
-        for name in ("value", "peak"):
-            setattr(self, name, np.ones(b))
-        for name in ("turnover", "cost", "total_turnover", "total_cost", "total_reward"):
-            setattr(self, name, np.zeros(b))
+        self.value, self.peak = np.ones(b), np.ones(b)
+        self.turnover, self.cost = np.zeros(b), np.zeros(b)
+        self.total_turnover, self.total_cost = np.zeros(b), np.zeros(b)
+        self.total_reward = np.zeros(b)
         self.first_moment = np.full(b, self.market.moments[0])
         self.second_moment = np.full(b, self.market.moments[1])
 
@@ -117,6 +124,9 @@ class PortfolioBatch:
     def reset(self, which: NDArray[np.int64] | None = None) -> None:
         """Start new episodes in these portfolios (all, if not given)."""
         index = np.arange(self.n_envs) if which is None else np.asarray(which)
+        # Infos that were not read yet keep the arrays of their step.
+        for name in ("row", "value", "weights", "turnover", "cost"):
+            setattr(self, name, getattr(self, name).copy())
         for i in index:
             self._reset_one(int(i))
 
@@ -177,7 +187,9 @@ class PortfolioBatch:
         actions : shape [B, A], clipped to [-1, 1]
         """
         actions = np.asarray(actions, dtype=np.float64)
-        idle = (self.settings.action_base == "drift") & ~actions.any(axis=1)
+        idle = None
+        if self.settings.action_base == "drift":
+            idle = np.asarray(np.all(actions == 0.0, axis=1))
         return self.step_to(self.target(actions), idle)
 
     def step_to(self, target: Float, idle: Bool | None = None) -> BatchStep:
@@ -267,7 +279,7 @@ class PortfolioBatch:
             parts.append((self.first_moment / scale**0.5)[:, None])
             parts.append((self.second_moment / scale)[:, None])
         if self.market.layout.lagged:
-            parts.append(self.pending)
+            parts.append(self.pending if self.settings.execution_lag else self.held)
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def info(self, i: int) -> dict[str, Any]:
@@ -297,10 +309,19 @@ class PortfolioBatch:
     def state(self) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         """Arrays and random states that `restore` takes: a step after it gives the same bits."""
         arrays = {name: np.array(getattr(self, name)) for name in STATE}
-        return arrays, [rng.bit_generator.state for rng in self.rngs]
+        return arrays, [dict(rng.bit_generator.state) for rng in self.rngs]
 
     def restore(self, arrays: dict[str, NDArray[Any]], states: list[dict[str, Any]]) -> None:
         for name in STATE:
             setattr(self, name, np.array(arrays[name]))
         for rng, state in zip(self.rngs, states, strict=True):
             rng.bit_generator.state = state
+
+
+def _check_span(market: ObservedMarket, span: Span) -> None:
+    first, stop = market.splits.train.start, len(market.returns)
+    if not (first <= span.start < span.stop - 1 < stop):
+        raise DataError(
+            f"rows {span.start} to {span.stop} are no span of at least 2 of the usable rows "
+            f"{first} to {stop}"
+        )

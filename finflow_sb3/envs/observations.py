@@ -47,7 +47,7 @@ class Scaler:
 
     def __call__(self, name: str, block: Float) -> Float:
         scaled = (block - np.array(self.means[name])) / np.array(self.deviations[name])
-        return np.clip(scaled, -CLIP, CLIP)
+        return np.asarray(np.clip(scaled, -CLIP, CLIP))
 
     def as_dict(self) -> dict[str, Any]:
         return {"means": self.means, "deviations": self.deviations}
@@ -60,7 +60,9 @@ class Scaler:
                 {name: tuple(map(float, x)) for name, x in data["deviations"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtefactError(f"scaler.json is not whole ({error}); use another artefact") from None
+            raise ArtefactError(
+                f"scaler.json is not whole ({error}); use another artefact"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,7 @@ def _market_rows(
 def _moments(
     paper: Float, equal_weight: Float, train: slice, env: EnvSettings
 ) -> tuple[float, float]:
-    """Moments that a differential Sharpe ratio starts from: the anchors' average, in excess of
-    the reward's baseline."""
+    """What a differential Sharpe ratio starts from: the anchors' average over the baseline."""
     returns = paper[train].mean(axis=1)
     if env.reward_baseline == "equal_weight":
         returns = returns - equal_weight[train]

@@ -148,7 +148,7 @@ def make_batch(
 ) -> PortfolioBatch:
     """The batch behind both environments; arguments as in `PortfolioEnv`."""
     settings = env_settings(env_kwargs, prices)
-    observed = _observed(prices, market or MarketSettings(), settings, scaler)
+    observed = _observed(prices, market, settings, scaler)
     return PortfolioBatch(observed, _span(observed, split), n_envs, settings, evaluation)
 
 
@@ -171,11 +171,21 @@ def env_settings(env_kwargs: dict[str, Any], prices: Any) -> EnvSettings:
 
 
 def _observed(
-    prices: Any, market: MarketSettings, env: EnvSettings, scaler: Scaler | None
+    prices: Any, market: MarketSettings | None, env: EnvSettings, scaler: Scaler | None
 ) -> ObservedMarket:
     if isinstance(prices, ObservedMarket):
         _require_same_observation(prices, env)
+        for name, mine, theirs in (
+            ("market", prices.settings, market),
+            ("scaler", prices.scaler, scaler),
+        ):
+            if theirs is not None and theirs != mine:
+                raise ConfigError(
+                    f"{name}: the market was observed with another one; leave it out, or call "
+                    "observe() with it"
+                )
         return prices
+    market = market or MarketSettings()
     if isinstance(prices, str) and scaler is None:
         return observe_source(prices, market, _observed_part(env))
     from finflow_sb3.market.sources import load_prices

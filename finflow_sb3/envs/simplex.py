@@ -30,6 +30,10 @@ Float = NDArray[np.float64]
 # Actions of the inverse stay off the corners, where a squashed Gaussian has no density.
 LARGEST_ACTION = 0.999
 DRIFT_FLOOR = 1e-6
+# An inverse that misses by less needs no second attempt.
+EXACT = 1e-9
+# Weights below it count as if they were it where errors are relative.
+RELATIVE_FLOOR = 1e-3
 
 
 def gate_weights(gate_action: Float, gate_scale: float) -> Float:
@@ -54,8 +58,8 @@ def anchor_target(action: Float, anchors: Float, gate_scale: float, tilt_scale: 
 def drift_target(action: Float, held: Float, scale: float) -> Float:
     """Target weights of base `drift`; an all-zero action is exactly the held weights."""
     target = _normalised(np.maximum(held, DRIFT_FLOOR) * np.exp(scale * action))
-    idle = ~action.any(axis=1)
-    return np.where(idle[:, None], held, target)
+    idle = ~np.any(action != 0.0, axis=1, keepdims=True)
+    return np.where(idle, held, target)
 
 
 def softmax_target(action: Float, scale: float) -> Float:
@@ -67,14 +71,37 @@ def invert_anchor(weights: Float, anchors: Float, gate_scale: float, tilt_scale:
     """The action of base `anchors` whose target is nearest to `weights`.
 
     Gates by least squares on the simplex; tilts are what is left as log-ratios, centred and
-    clipped. Exact where both fit into [-0.999, 0.999].
+    clipped. Exact where both fit into [-0.999, 0.999]. Where they do not, least squares of
+    the relative errors (which are what tilts have to make up for) may come nearer.
     """
-    shares = simplex_least_squares(anchors, weights)
+    action, error = _invert_by(weights, anchors, anchors, weights, gate_scale, tilt_scale)
+    again = np.flatnonzero(error > EXACT)
+    if len(again):
+        w, a = weights[again], anchors[again]
+        unit = 1.0 / np.maximum(w, RELATIVE_FLOOR)
+        second, other = _invert_by(w, a, a * unit[:, None], w * unit, gate_scale, tilt_scale)
+        better = other < error[again]
+        action[again[better]] = second[better]
+    return action
+
+
+def _invert_by(
+    weights: Float,
+    anchors: Float,
+    points: Float,
+    goal: Float,
+    gate_scale: float,
+    tilt_scale: float,
+) -> tuple[Float, Float]:
+    """The action whose gates bring `points` nearest to `goal`, and its distance, shape [B]."""
+    shares = simplex_least_squares(points, goal)
     gate = _centred_logs(shares, np.ones_like(shares), gate_scale)
     # The tilt answers to the gates that the clipped action will give, not to the ideal ones.
     mixed = np.add.reduce(gate_weights(gate, gate_scale)[:, :, None] * anchors, axis=1)
     tilt = _centred_logs(weights, mixed, tilt_scale)
-    return np.concatenate([gate, tilt], axis=1)
+    reached = _normalised(mixed * np.exp(tilt_scale * tilt))
+    error = np.add.reduce(np.abs(reached - weights), axis=1)
+    return np.concatenate([gate, tilt], axis=1), error
 
 
 def invert_drift(weights: Float, held: Float, scale: float) -> Float:

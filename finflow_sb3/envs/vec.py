@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,10 @@ __all__ = ["LazyInfo", "PortfolioVecEnv"]
 
 
 class LazyInfo(dict[str, Any]):
-    """A dictionary that is filled when it is first read: most infos never are."""
+    """A dictionary that is filled when it is first read: most infos never are.
+
+    What is written before that stands over what is filled in.
+    """
 
     def __init__(self, build: Callable[[], dict[str, Any]]):
         super().__init__()
@@ -33,7 +36,7 @@ class LazyInfo(dict[str, Any]):
         if self._build is not None:
             build, self._build = self._build, None
             for key, value in build().items():
-                self.setdefault(key, value)
+                super().setdefault(key, value)
 
     def __getitem__(self, key: str) -> Any:
         if not super().__contains__(key):
@@ -68,15 +71,36 @@ class LazyInfo(dict[str, Any]):
         self._fill()
         return super().items()
 
+    def pop(self, *args: Any) -> Any:
+        self._fill()
+        return super().pop(*args)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self._fill()
+        return super().setdefault(key, default)
+
+    def __delitem__(self, key: str) -> None:
+        self._fill()
+        super().__delitem__(key)
+
     def copy(self) -> dict[str, Any]:
         self._fill()
         return dict(super().items())
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
 
     def __eq__(self, other: object) -> bool:
         self._fill()
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
 
     def __reduce__(self) -> Any:
         return (dict, (self.copy(),))
@@ -138,8 +162,10 @@ class PortfolioVecEnv(VecEnv):
         return observations, out.rewards, dones, infos
 
     def _infos(self) -> list[dict[str, Any]]:
-        """Infos of this step, to be built from the arrays as they are now (never changed in
-        place by a step, and copied here where a reset changes them)."""
+        """Infos of this step, to be built from the arrays as they are now.
+
+        A step makes new arrays, and a reset copies these first: what is read late is right.
+        """
         batch = self.batch
         row, value, weights = batch.row, batch.value, batch.weights
         turnover, cost = batch.turnover, batch.cost
@@ -186,7 +212,7 @@ class PortfolioVecEnv(VecEnv):
         return [method(*method_args, **method_kwargs) for _ in self._get_indices(indices)]
 
     def env_is_wrapped(
-        self, wrapper_class: type[Any], indices: int | Sequence[int] | None = None
+        self, wrapper_class: type[Any], indices: int | Iterable[int] | None = None
     ) -> list[bool]:
         from stable_baselines3.common.monitor import Monitor
 

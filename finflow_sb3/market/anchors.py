@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import io
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +55,8 @@ class Anchors:
     refits : shape [R], rows at whose close the anchors were fitted
     weights : shape [R, K, n+1], each summing to 1, cash last
     index : shape [T], which refit holds on a row; -1 before the first
-    fallbacks : shape [R], growth refits without a positive expected return, which
-        hold minimum variance instead
+    fallbacks : shape [R], growth refits where no weights within the cap have a positive
+        expected return, which hold minimum variance instead
     """
 
     names: tuple[str, ...]
@@ -97,7 +99,16 @@ def fit_anchors(
     Parameters
     ----------
     on_progress : called with (refits done, refits to do)
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two assets, or too few rows for the longest window.
     """
+    if prices.n_assets < 2:
+        raise DataError(
+            f"{prices.source}: one asset is no universe to allocate in; give two or more"
+        )
     rows = refit_rows(len(prices), settings)
     keys = [_window_key(prices, int(row), settings) for row in rows]
     path = cache_folder() / "anchors" / f"{content_key(prices.assets, _recipe(settings))}.npz"
@@ -126,7 +137,9 @@ def _recipe(settings: MarketSettings) -> list[Any]:
 
 
 def _window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
-    return prices.close[max(0, row - settings.anchor_window) : row + 1]
+    # Momentum looks back a year, however short the window of the other four.
+    length = max(settings.anchor_window, MOMENTUM_LOOKBACK)
+    return prices.close[max(0, row - length) : row + 1]
 
 
 def _window_key(prices: PriceTable, row: int, settings: MarketSettings) -> str:
@@ -138,7 +151,7 @@ def _read_cache(path: Any) -> dict[str, Float]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(zip(archive["keys"].tolist(), archive["fits"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
 
 
@@ -157,18 +170,26 @@ def _fit_all(
     jobs = 2 if len(missing) >= PARALLEL_FROM else 1
     windows = (_window(prices, int(rows[i]), settings) for i in missing)
     fits = Parallel(n_jobs=jobs, return_as="generator", batch_size=8)(
-        delayed(fit_window)(window, settings.anchor_target_volatility, settings.anchor_cap)
+        delayed(fit_window)(
+            window,
+            settings.anchor_target_volatility,
+            settings.anchor_cap,
+            settings.anchor_window,
+        )
         for window in windows
     )
     return zip(missing, fits, strict=True)
 
 
-def fit_window(close: Float, target_volatility: float, cap: float) -> Float:
+def fit_window(close: Float, target_volatility: float, cap: float, window: int) -> Float:
     """The five anchors from one window of closes.
 
     Parameters
     ----------
-    close : shape [W+1, n]
+    close : shape [W+1, n], at least the year that momentum looks back
+    target_volatility : annual, of the defensive anchor
+    cap : largest weight of the growth anchor
+    window : trailing returns that all but momentum see
 
     Returns
     -------
@@ -177,7 +198,7 @@ def fit_window(close: Float, target_volatility: float, cap: float) -> Float:
     """
     from skfolio.optimization import HierarchicalRiskParity, MaximumDiversification, MeanRisk
 
-    returns = close[1:] / close[:-1] - 1.0
+    returns = (close[1:] / close[:-1] - 1.0)[-window:]
     n = close.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -203,21 +224,31 @@ def _clean(weights: Any) -> Float:
 
 
 def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
-    """Long-only maximum Sharpe with shrunk moments; None where no mean is positive."""
+    """Long-only maximum Sharpe with shrunk moments; None where no mean within the cap is > 0."""
     from skfolio.moments import LedoitWolf, ShrunkMu
     from skfolio.optimization import MeanRisk, ObjectiveFunction
     from skfolio.prior import EmpiricalPrior
 
     prior = EmpiricalPrior(mu_estimator=ShrunkMu(), covariance_estimator=LedoitWolf())
     prior.fit(returns)
-    if np.all(prior.return_distribution_.mu <= 0):
+    cap = max(cap, 1.0 / returns.shape[1])
+    if _largest_mean(prior.return_distribution_.mu, cap) <= 0:
         return None
     model = MeanRisk(
         objective_function=ObjectiveFunction.MAXIMIZE_RATIO,
         prior_estimator=prior,
-        max_weights=max(cap, 1.0 / returns.shape[1]),
+        max_weights=cap,
     )
     return _clean(model.fit(returns).weights_)
+
+
+def _largest_mean(mu: Float, cap: float) -> float:
+    """The largest expected return that long-only weights of at most `cap` can have.
+
+    Where it is not positive the ratio has no maximum, and the solver fails.
+    """
+    left = 1.0 - cap * np.arange(len(mu))
+    return float(np.sort(mu)[::-1] @ np.clip(left, 0.0, cap))
 
 
 def top_quarter(close: Float) -> Float:

@@ -86,7 +86,7 @@ class ObservationLayout:
     @property
     def market_size(self) -> int:
         """Length of the part that depends on the day alone."""
-        return self.slices["weights"].start
+        return int(self.slices["weights"].start)
 
     @property
     def portfolio_size(self) -> int:
@@ -95,7 +95,7 @@ class ObservationLayout:
     @property
     def size(self) -> int:
         """Length of the flat observation."""
-        return max(piece.stop for piece in self.slices.values())
+        return int(max(piece.stop for piece in self.slices.values()))
 
     @property
     def action_size(self) -> int:
@@ -126,7 +126,9 @@ class ObservationLayout:
                 record=tuple(data["record"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(f"layout.json is not whole ({error}); use another artefact") from None
+            raise ArtefactError(
+                f"layout.json is not whole ({error}); use another artefact"
+            ) from None
 
     def require_equal(self, other: ObservationLayout, what: str) -> None:
         """Refuse another universe or feature set by name.

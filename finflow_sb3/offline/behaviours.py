@@ -134,4 +134,4 @@ def _standard(scores: Float) -> Float:
     """Scores of each row centred and scaled over assets, within ±1."""
     centred = scores - scores.mean(axis=1, keepdims=True)
     deviation = np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
-    return np.clip(centred / (2.0 * deviation), -1.0, 1.0)
+    return np.asarray(np.clip(centred / (2.0 * deviation), -1.0, 1.0))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError
-from finflow_sb3.market.cache import write_whole
+from finflow_sb3.market.cache import content_key, write_whole
 from finflow_sb3.market.layout import ObservationLayout
 
 __all__ = ["OfflineDataset", "TransitionBatch", "read_dataset", "write_dataset", "write_npz"]
@@ -89,9 +89,9 @@ class OfflineDataset:
             "state": torch.from_numpy(index),
             "action": torch.from_numpy(self.action),
             "reward": torch.from_numpy(self.reward)[:, None],
-            "terminal": torch.from_numpy(
-                (last & self.terminal[self.episode]).astype(np.float32)
-            )[:, None],
+            "terminal": torch.from_numpy((last & self.terminal[self.episode]).astype(np.float32))[
+                :, None
+            ],
         }
 
     def gather(self, index: torch.Tensor) -> TransitionBatch:
@@ -145,7 +145,12 @@ def write_dataset(dataset: OfflineDataset, path: Path) -> None:
         file.attrs["scaler"] = json.dumps(dataset.scaler.as_dict())
         file.attrs["behaviours"] = json.dumps(dataset.behaviours)
         file.attrs["settings"] = json.dumps(dataset.settings)
+        file.attrs["checksum"] = _checksum(dataset)
     write_whole(path, buffer.getvalue())
+
+
+def _checksum(dataset: OfflineDataset) -> str:
+    return content_key(*(getattr(dataset, name) for name in ARRAYS))
 
 
 def read_dataset(path: Path) -> OfflineDataset:
@@ -163,12 +168,13 @@ def read_dataset(path: Path) -> OfflineDataset:
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
-                raise ArtefactError(f"{path}: not a finflow dataset; write one with finflow collect")
+                raise ArtefactError(f"{path}: no finflow dataset; write one with finflow collect")
             arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in ARRAYS}
             words = {
                 name: json.loads(file.attrs[name])
                 for name in ("layout", "scaler", "behaviours", "settings")
             }
+            checksum = str(file.attrs["checksum"])
     except (OSError, KeyError, ValueError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
     dataset = OfflineDataset(
@@ -179,38 +185,54 @@ def read_dataset(path: Path) -> OfflineDataset:
         **arrays,
     )
     _check(dataset, path)
+    if _checksum(dataset) != checksum:
+        raise ArtefactError(f"{path}: its arrays do not match its checksum; collect it again")
     return dataset
 
 
 def _check(dataset: OfflineDataset, path: Path) -> None:
+    def refuse(what: str) -> ArtefactError:
+        return ArtefactError(f"{path}: {what}; collect it again")
+
     n, e = len(dataset), dataset.n_episodes
     layout = dataset.layout
-    shapes = {
-        "market_rows": (len(dataset.market_rows), layout.market_size),
-        "states": (n + e, layout.portfolio_size),
-        "action": (n, layout.action_size),
-        "reward": (n,),
-        "distance": (n,),
-        "episode": (n,),
-        "terminal": (e,),
-        "timeout": (e,),
+    expected: dict[str, tuple[tuple[int, ...], str]] = {
+        "market_rows": ((len(dataset.market_rows), layout.market_size), "float32"),
+        "states": ((n + e, layout.portfolio_size), "float32"),
+        "row": ((n,), "int32"),
+        "action": ((n, layout.action_size), "float32"),
+        "reward": ((n,), "float32"),
+        "distance": ((n,), "float32"),
+        "episode": ((n,), "int32"),
+        "terminal": ((e,), "bool"),
+        "timeout": ((e,), "bool"),
+        "behaviour": ((e,), "int32"),
     }
-    for name, shape in shapes.items():
-        found = getattr(dataset, name).shape
-        if found != shape:
-            raise ArtefactError(f"{path}: {name} has shape {found}, expected {shape}")
-    for name in ("market_rows", "states", "action", "reward"):
-        if not np.isfinite(getattr(dataset, name)).all():
-            raise ArtefactError(f"{path}: {name} holds NaN or infinite numbers; collect it again")
+    for name, (shape, kind) in expected.items():
+        found = getattr(dataset, name)
+        if found.shape != shape:
+            raise refuse(f"{name} has shape {found.shape}, expected {shape}")
+        if found.dtype != kind:
+            raise refuse(f"{name} is {found.dtype}, expected {kind}")
+        if kind == "float32" and not np.isfinite(found).all():
+            raise refuse(f"{name} holds NaN or infinite numbers")
     if n and (dataset.row.min() < 0 or dataset.row.max() + 1 >= len(dataset.market_rows)):
-        raise ArtefactError(f"{path}: row points outside market_rows; collect it again")
+        raise refuse("row points outside market_rows")
     if n and np.abs(dataset.action).max() > 1.0:
-        raise ArtefactError(f"{path}: action lies outside [-1, 1]; collect it again")
+        raise refuse("action lies outside [-1, 1]")
+    steps = np.diff(dataset.episode, prepend=-1, append=e)
+    if np.any((steps != 0) & (steps != 1)) or np.any(steps[[0, -1]] != 1):
+        raise refuse(f"episode does not count from 0 to {e - 1}")
+    if e and not 0 <= dataset.behaviour.min() <= dataset.behaviour.max() < len(dataset.behaviours):
+        raise refuse("behaviour points outside behaviours")
 
 
 def write_npz(dataset: OfflineDataset, path: Path) -> None:
-    """Export as `.npz`: observations, actions, rewards, next_observations, terminals, timeouts
-    (true on the last transition of an episode that time ended), behaviours."""
+    """Export as `.npz`: what d3rlpy and others read, all of the same length.
+
+    observations, actions, rewards, next_observations, terminals, timeouts (true on the last
+    transition of an episode that time ended), behaviours (names).
+    """
     everything = dataset.gather(torch.arange(len(dataset)))
     last = np.append(np.diff(dataset.episode) != 0, True)
     buffer = io.BytesIO()

@@ -1,0 +1,146 @@
+"""Backtests through the environment's own accounting."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.config import EnvSettings
+from finflow_sb3.envs.batch import PortfolioBatch, default_trade_rate
+from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.evaluation.curve import Curve
+from finflow_sb3.market.splits import Span
+
+__all__ = ["Act", "backtest", "baselines", "rule_curves"]
+
+Float = NDArray[np.float64]
+Act = Callable[[NDArray[np.float32]], NDArray[Any]]
+Targets = Callable[[PortfolioBatch], Float]
+
+REBALANCE = 21
+
+
+def backtest(
+    market: ObservedMarket,
+    span: Span,
+    env: EnvSettings,
+    act: Act,
+    name: str,
+    execution_lag: int | None = None,
+) -> Curve:
+    """One deterministic pass of a policy through `span`, from equal weights, net of costs.
+
+    Parameters
+    ----------
+    act : observations float32 [1, layout.size] → actions [1, A]
+    execution_lag : the environment's own if not given; observations keep the layout that the
+        policy was trained with
+    """
+    env = _lagged(env, execution_lag)
+    batch = PortfolioBatch(market, span, 1, env, evaluation=True)
+    batch.reset()
+    record = _Record(batch)
+    for _ in range(batch.episode_length):
+        batch.step(act(batch.observations()))
+        record.take()
+    return record.curves([name], env, with_gates=env.action_base == "anchors")[0]
+
+
+def baselines(
+    market: ObservedMarket, span: Span, env: EnvSettings, execution_lag: int | None = None
+) -> list[Curve]:
+    """Equal weight (rebalanced every 21 days), buy and hold, the anchors' average and each
+    anchor (traded at the environment's trade rate), at the same costs and constraints."""
+    env = _lagged(env, execution_lag)
+    names = [f"anchor: {name}" for name in market.anchors.names]
+    slow = dataclasses.replace(env, trade_rate=default_trade_rate(env))
+    if env.action_base != "anchors":
+        slow = dataclasses.replace(env, trade_rate=0.1)
+    whole = dataclasses.replace(env, trade_rate=1.0)
+    plain = rule_curves(market, span, whole, ["equal_weight", "buy_and_hold"], _plain_targets)
+    anchored = rule_curves(market, span, slow, ["anchors' average", *names], _anchor_targets)
+    return [*plain, *anchored]
+
+
+def rule_curves(
+    market: ObservedMarket, span: Span, env: EnvSettings, names: list[str], targets: Targets
+) -> list[Curve]:
+    """Rules as one batch of portfolios, one for each name.
+
+    Parameters
+    ----------
+    targets : the batch → target weights [len(names), n+1]; a row equal to the batch's held
+        weights trades nothing that day
+    """
+    batch = PortfolioBatch(market, span, len(names), env, evaluation=True)
+    batch.reset()
+    record = _Record(batch)
+    for _ in range(batch.episode_length):
+        wanted = targets(batch)
+        batch.step_to(wanted, idle=np.all(wanted == batch.held, axis=1))
+        record.take()
+    return record.curves(names, env, with_gates=False)
+
+
+def _plain_targets(batch: PortfolioBatch) -> Float:
+    out = batch.held.copy()
+    if batch.steps[0] % REBALANCE == 0:
+        out[0, :-1], out[0, -1] = 1.0 / (out.shape[1] - 1), 0.0
+    return out
+
+
+def _anchor_targets(batch: PortfolioBatch) -> Float:
+    anchors = batch.market.anchors.at(int(batch.row[0]))
+    return np.concatenate([anchors.mean(axis=0, keepdims=True), anchors])
+
+
+def _lagged(env: EnvSettings, execution_lag: int | None) -> EnvSettings:
+    """`env` with this lag and nothing that ends an episode early: a backtest sees ruin through."""
+    lag = env.execution_lag if execution_lag is None else execution_lag
+    return dataclasses.replace(env, execution_lag=lag, ruin=0.0)
+
+
+class _Record:
+    """Collects what a batch does, day by day."""
+
+    def __init__(self, batch: PortfolioBatch):
+        self.batch = batch
+        self.rows: list[int] = []
+        self.weights: list[Float] = []
+        self.turnover: list[Float] = []
+        self.cost: list[Float] = []
+        self.gates: list[Float] = []
+
+    def take(self) -> None:
+        batch = self.batch
+        self.rows.append(int(batch.row[0]))
+        self.weights.append(batch.weights)
+        self.turnover.append(batch.turnover)
+        self.cost.append(batch.cost)
+        self.gates.append(batch.gates)
+
+    def curves(self, names: list[str], env: EnvSettings, with_gates: bool) -> list[Curve]:
+        market, rows = self.batch.market, np.array(self.rows)
+        weights, turnover = np.stack(self.weights, axis=1), np.stack(self.turnover, axis=1)
+        cost, gates = np.stack(self.cost, axis=1), np.stack(self.gates, axis=1)
+        return [
+            Curve(
+                name=name,
+                dates=market.prices.dates[rows],
+                decisions=market.prices.dates[rows - 1],
+                returns=self.batch.net_returns[i, : len(rows)].copy(),
+                weights=weights[i],
+                turnover=turnover[i],
+                cost=cost[i],
+                gates=gates[i] if with_gates else None,
+                assets=market.prices.assets,
+                anchors=market.anchors.names if with_gates else (),
+                fee=env.fee,
+                execution_lag=env.execution_lag,
+            )
+            for i, name in enumerate(names)
+        ]

@@ -1,0 +1,171 @@
+"""What pretraining hands to fine-tuning: a folder of tensors and JSON.
+
+====================  ==========================================================
+file                  content
+====================  ==========================================================
+`weights.safetensors`  `policy.*`, `critics.*`, `target_critics.*`, `value.*`,
+                      under the names that CQSAC's modules give them
+`artefact.json`       format, algorithm, network sizes, epoch, validation figures
+`layout.json`         see `ObservationLayout`
+`scaler.json`         see `Scaler`
+====================  ==========================================================
+
+The critics of the ensemble are stacked along a first dimension, as CQSAC's batched module
+holds them: every parameter moves one to one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from finflow_sb3.envs.observations import Scaler
+from finflow_sb3.errors import ArtefactError
+from finflow_sb3.market.cache import write_whole
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.nets.sizes import NetworkSizes
+
+__all__ = [
+    "Artefact",
+    "read_artefact",
+    "read_json",
+    "read_tensors",
+    "stacked_weights",
+    "write_artefact",
+    "write_json",
+]
+
+FORMAT = "finflow-artefact-1"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Trained weights with all that is needed to use them.
+
+    Attributes
+    ----------
+    algo : "iql"
+    weights : name → tensor, names as in the module docstring
+    facts : epoch, validation figures and the like, as JSON
+    """
+
+    algo: str
+    weights: dict[str, Tensor]
+    sizes: NetworkSizes
+    gate_scale: float
+    layout: ObservationLayout
+    scaler: Scaler
+    facts: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Weights whose names start with `prefix` and a dot, without it."""
+        start = f"{prefix}."
+        return {k[len(start) :]: v for k, v in self.weights.items() if k.startswith(start)}
+
+
+def write_artefact(artefact: Artefact, folder: Path) -> None:
+    """Write an artefact's files, the one that names its format last."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in artefact.weights.items()}
+    write_whole(folder / "weights.safetensors", save(tensors))
+    write_json(folder / "layout.json", artefact.layout.as_dict())
+    write_json(folder / "scaler.json", artefact.scaler.as_dict())
+    write_json(
+        folder / "artefact.json",
+        {
+            "format": FORMAT,
+            "algo": artefact.algo,
+            "sizes": artefact.sizes.as_dict(),
+            "gate_scale": artefact.gate_scale,
+            "facts": artefact.facts,
+        },
+    )
+
+
+def read_artefact(folder: Path) -> Artefact:
+    """Read an artefact. Nothing in it is executed.
+
+    Raises
+    ------
+    ArtefactError
+        If a file is missing or not whole; the message names it.
+    """
+    head = read_json(folder / "artefact.json")
+    if head.get("format") != FORMAT:
+        raise ArtefactError(f"{folder}: artefact.json is of another format; pretrain again")
+    try:
+        sizes = NetworkSizes(**head["sizes"])
+        algo, scale, facts = str(head["algo"]), float(head["gate_scale"]), dict(head["facts"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{folder}: artefact.json is not whole ({error})") from None
+    return Artefact(
+        algo=algo,
+        weights=read_tensors(folder / "weights.safetensors"),
+        sizes=sizes,
+        gate_scale=scale,
+        layout=ObservationLayout.from_dict(read_json(folder / "layout.json")),
+        scaler=Scaler.from_dict(read_json(folder / "scaler.json")),
+        facts=facts,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; `ArtefactError` naming the file if it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: no such file; is this the folder of a run?") from None
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise ArtefactError(f"{path}: holds no mapping")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, json.dumps(content, indent=1).encode())
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; `ArtefactError` naming the file if it is not whole."""
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: no such file; is this the folder of a run?") from None
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"{path}: cannot be read ({error}); use another checkpoint") from None
+
+
+def stacked_weights(
+    policy: nn.Module, q_funcs: nn.ModuleList, targets: nn.ModuleList, value: nn.Module
+) -> dict[str, Tensor]:
+    """d3rlpy's modules under the artefact's names."""
+    out = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    for prefix, ensemble in (("critics", q_funcs), ("target_critics", targets)):
+        for name, tensor in _stacked(ensemble).items():
+            out[f"{prefix}.{name}"] = tensor
+    for name, tensor in value.state_dict().items():
+        renamed = name.replace("_encoder.encoder.", "encoder.").replace("_fc.", "head.")
+        out[f"value.{renamed}"] = tensor
+    return {name: tensor.detach().clone() for name, tensor in out.items()}
+
+
+def _stacked(ensemble: nn.ModuleList) -> dict[str, Tensor]:
+    """Critics of one ensemble along a first dimension."""
+    members = [module.state_dict() for module in ensemble]
+    out = {}
+    for name in members[0]:
+        parts = [member[name] for member in members]
+        if name.startswith("_encoder.encoder."):
+            out[name.removeprefix("_encoder.")] = torch.cat(parts)
+        elif name == "_fc.weight":
+            out["head.weight"] = torch.stack([part.T for part in parts])
+        elif name == "_fc.bias":
+            out["head.bias"] = torch.stack(parts)[:, None]
+    return out

@@ -1,0 +1,139 @@
+"""From settings to a market, an environment and a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from finflow_sb3.config import CQSACSettings, EnvSettings, RunSettings
+from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
+from finflow_sb3.cqsac.seeding import policy_kwargs_for
+from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.envs.vec import PortfolioVecEnv
+from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.pretrain.artefact import Artefact
+
+__all__ = ["build_env", "build_model", "learning_rate", "pick_device"]
+
+ACTIVATIONS = ("ReLU", "Tanh", "ELU", "LeakyReLU", "SiLU", "GELU")
+
+
+def pick_device(name: str) -> str:
+    """`auto` is CUDA where there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the device is unknown or not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is not auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: {name!r} asked for, but torch sees no CUDA; use cpu")
+    return name
+
+
+def learning_rate(value: float | str) -> float | Callable[[float], float]:
+    """A number, or the zoo's `lin_<number>`: linear from it to zero."""
+    if isinstance(value, str) and value.startswith("lin_"):
+        start = float(value[4:])
+        return lambda remaining: remaining * start
+    return float(value)
+
+
+def build_env(
+    market: ObservedMarket, env: EnvSettings, settings: CQSACSettings, seed: int
+) -> VecEnv:
+    """The training environment of a run."""
+    made = PortfolioVecEnv(
+        market, settings.n_envs, split="train", seed=seed, **dataclasses.asdict(env)
+    )
+    return VecNormalize(made, norm_reward=False) if settings.normalize else made
+
+
+def build_model(
+    env: VecEnv,
+    market: ObservedMarket,
+    env_settings: EnvSettings,
+    settings: CQSACSettings,
+    run: RunSettings,
+    artefact: Artefact | None = None,
+) -> CQSAC:
+    """A CQSAC as the settings ask for it; its networks fit `artefact` where there is one."""
+    if settings.normalize and artefact is not None:
+        raise ArtefactError("normalize: a seeded run keeps the artefact's scaler; set it to false")
+    replay: dict[str, Any] = {}
+    if not settings.normalize:
+        replay = {
+            "replay_buffer_class": PortfolioReplayBuffer,
+            "replay_buffer_kwargs": {"market_rows": market.rows, "layout": market.layout},
+        }
+    return CQSAC(
+        settings.policy,
+        env,
+        learning_rate=learning_rate(settings.learning_rate),
+        actor_lr=settings.actor_lr,
+        critic_lr=settings.critic_lr,
+        buffer_size=settings.buffer_size,
+        learning_starts=settings.learning_starts,
+        batch_size=settings.batch_size,
+        tau=settings.tau,
+        gamma=settings.gamma,
+        train_freq=settings.train_freq,
+        gradient_steps=settings.gradient_steps,
+        ent_coef=_ent_coef(settings),
+        target_entropy=_target_entropy(settings),
+        top_quantiles_to_drop_per_net=settings.top_quantiles_to_drop_per_net,
+        cql_alpha=settings.cql_alpha,
+        cql_alpha_final=settings.cql_alpha_final,
+        cql_n_actions=settings.cql_n_actions,
+        cql_temperature=settings.cql_temperature,
+        cal_ql=settings.cal_ql and artefact is not None,
+        backup_entropy=settings.backup_entropy,
+        balance_coef=settings.balance_coef,
+        warmup_steps=settings.warmup_steps,
+        offline_fraction=settings.offline_fraction,
+        policy_kwargs=_policy_kwargs(settings, env_settings, artefact),
+        seed=run.seed,
+        device=pick_device(run.device),
+        **replay,
+    )
+
+
+def _ent_coef(settings: CQSACSettings) -> str | float:
+    return settings.ent_coef if settings.alpha_init is None else f"auto_{settings.alpha_init}"
+
+
+def _target_entropy(settings: CQSACSettings) -> str | float:
+    return "auto" if settings.target_entropy == "seeded" else settings.target_entropy
+
+
+def _policy_kwargs(
+    settings: CQSACSettings, env: EnvSettings, artefact: Artefact | None
+) -> dict[str, Any]:
+    kwargs = dict(settings.policy_kwargs)
+    if settings.policy == "MultiExpertPolicy":
+        kwargs["gate_scale"] = env.gate_scale
+        if artefact is not None:
+            kwargs |= policy_kwargs_for(artefact)
+    elif "activation_fn" in kwargs:
+        kwargs["activation_fn"] = _activation(kwargs["activation_fn"])
+    return kwargs
+
+
+def _activation(name: Any) -> Any:
+    if name not in ACTIVATIONS:
+        near = difflib.get_close_matches(str(name), ACTIVATIONS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ACTIVATIONS)}"
+        raise ConfigError(f"activation_fn: {name!r} is not known; {hint}")
+    return getattr(torch.nn, name)

@@ -1,0 +1,137 @@
+"""Everything that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
+from finflow_sb3.envs.vec import PortfolioVecEnv
+from finflow_sb3.errors import CheckpointError
+from finflow_sb3.runs.checkpoints import Checkpoint
+from finflow_sb3.runs.random_state import (
+    global_random_state,
+    optimizer_state,
+    restore_global_random_state,
+    restore_optimizer,
+)
+
+__all__ = ["capture", "restore"]
+
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+
+Tensors = dict[str, dict[str, Tensor]]
+
+
+def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors by file, and the rest as JSON.
+
+    To be called between an update and the next step of the environment, where nothing is half
+    done: SB3's `on_rollout_start`.
+    """
+    env, buffer = _portfolio_parts(model)
+    env_arrays, env_random = env.batch.state()
+    replay, position = buffer.state()
+    random_tensors, random_plain = global_random_state()
+    assert model._last_obs is not None
+    tensors: Tensors = {
+        "policy": dict(model.policy.state_dict()),
+        "replay": _tensors(replay),
+        "environment": _tensors({**env_arrays, "last_obs": np.asarray(model._last_obs)}),
+        "random": random_tensors,
+    }
+    groups = {}
+    for name, optimizer in _optimizers(model).items():
+        tensors[f"optimizer_{name}"], groups[name] = optimizer_state(optimizer)
+    entropy = model.log_ent_coef if model.log_ent_coef is not None else model.ent_coef_tensor
+    tensors["entropy"] = {"coefficient": entropy.detach().clone()}
+    return tensors, {
+        "counters": {name: getattr(model, name) for name in COUNTERS},
+        "target_entropy": float(model.target_entropy),
+        "episodes": list(model.ep_info_buffer or []),
+        "optimizers": groups,
+        "replay": position,
+        "environment": env_random,
+        "random": random_plain,
+        "action_space": _generator_state(model.action_space),
+    }
+
+
+def restore(model: CQSAC, checkpoint: Checkpoint) -> None:
+    """Bring a freshly built model of the same settings to the state of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint does not fit the model.
+    """
+    try:
+        _restore(model, checkpoint.tensors, checkpoint.state)
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit these settings ({reason}); resume with the "
+            "config.yml of the run"
+        ) from None
+
+
+def _restore(model: CQSAC, tensors: Tensors, state: dict[str, Any]) -> None:
+    env, buffer = _portfolio_parts(model)
+    model.policy.load_state_dict(tensors["policy"], strict=True)
+    for name, optimizer in _optimizers(model).items():
+        restore_optimizer(optimizer, tensors[f"optimizer_{name}"], state["optimizers"][name])
+    coefficient = tensors["entropy"]["coefficient"].to(model.device)
+    if model.log_ent_coef is not None:
+        model.log_ent_coef.data.copy_(coefficient)
+    else:
+        model.ent_coef_tensor = coefficient
+    model.target_entropy = state["target_entropy"]
+    for name in COUNTERS:
+        setattr(model, name, state["counters"][name])
+    model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    buffer.restore(_arrays(tensors["replay"]), state["replay"])
+    arrays = _arrays(tensors["environment"])
+    model._last_obs = arrays.pop("last_obs")
+    env.batch.restore(arrays, state["environment"])
+    _set_generator_state(model.action_space, state["action_space"])
+    restore_global_random_state(tensors["random"], state["random"])
+
+
+def _portfolio_parts(model: CQSAC) -> tuple[PortfolioVecEnv, PortfolioReplayBuffer]:
+    env, buffer = model.env, model.replay_buffer
+    if not isinstance(env, PortfolioVecEnv) or not isinstance(buffer, PortfolioReplayBuffer):
+        raise CheckpointError(
+            "checkpoints need the portfolio environment and its replay buffer (normalize: false)"
+        )
+    return env, buffer
+
+
+def _optimizers(model: CQSAC) -> dict[str, torch.optim.Optimizer]:
+    out = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
+    if model.ent_coef_optimizer is not None:
+        out["entropy"] = model.ent_coef_optimizer
+    return out
+
+
+def _tensors(arrays: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _generator_state(space: Any) -> dict[str, Any]:
+    state: dict[str, Any] = space.np_random.bit_generator.state
+    return state
+
+
+def _set_generator_state(space: Any, state: dict[str, Any]) -> None:
+    space.np_random.bit_generator.state = state

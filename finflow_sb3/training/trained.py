@@ -1,0 +1,110 @@
+"""A trained policy from disk, ready to act: of a pretraining or of a fine-tuning run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.envs.observations import Scaler
+from finflow_sb3.errors import ArtefactError
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.nets.experts import make_experts
+from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors
+from finflow_sb3.pretrain.run import policy_act
+
+__all__ = ["TrainedPolicy", "load_policy"]
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A policy and what it was trained on.
+
+    Attributes
+    ----------
+    name : "iql" or "cqsac"
+    act : observations float32 [B, layout.size] → deterministic actions [B, A]
+    facts : epoch or step, validation figures
+    """
+
+    name: str
+    act: Callable[[NDArray[np.float32]], NDArray[Any]]
+    layout: ObservationLayout
+    scaler: Scaler
+    facts: dict[str, Any]
+
+
+def load_policy(run: Path) -> TrainedPolicy:
+    """The best policy of a run.
+
+    Raises
+    ------
+    ArtefactError
+        If the run holds none, or its files are not whole.
+    """
+    if (run / "artefact.json").is_file():
+        return _from_artefact(run)
+    best = run / "best"
+    if (best / "artefact.json").is_file():
+        return _from_artefact(best)
+    if (best / "policy.json").is_file():
+        return _from_policy(best)
+    raise ArtefactError(f"{run}: holds no trained policy; train it further or give another run")
+
+
+def _from_artefact(folder: Path) -> TrainedPolicy:
+    artefact = read_artefact(folder)
+    widths = {
+        "expert_hidden": artefact.sizes.expert_hidden,
+        "gate_hidden": artefact.sizes.gate_hidden,
+        "gate_scale": artefact.gate_scale,
+    }
+    layout = artefact.layout
+    experts = make_experts(layout.size, layout.action_size, layout, widths)
+    weights = {k.removeprefix("experts."): v for k, v in artefact.part("policy").items()}
+    _load(experts, weights, folder)
+    return TrainedPolicy(
+        artefact.algo, policy_act(experts), layout, artefact.scaler, artefact.facts
+    )
+
+
+def _from_policy(folder: Path) -> TrainedPolicy:
+    head = read_json(folder / "policy.json")
+    layout = ObservationLayout.from_dict(read_json(folder / "layout.json"))
+    scaler = Scaler.from_dict(read_json(folder / "scaler.json"))
+    try:
+        policy_class = CQSAC.policy_aliases[head["policy"]]
+        kwargs, facts = dict(head["policy_kwargs"]), dict(head["facts"])
+        if head["sizes"] is not None:
+            kwargs |= {**head["sizes"], "layout": layout, "gate_scale": head["gate_scale"]}
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(f"{folder}: policy.json is not whole ({error})") from None
+    if isinstance(kwargs.get("activation_fn"), str):
+        kwargs["activation_fn"] = getattr(torch.nn, kwargs["activation_fn"])
+    observation = spaces.Box(-np.inf, np.inf, (layout.size,), dtype=np.float32)
+    action = spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)
+    policy: Any = policy_class(observation, action, lambda _: 0.0, **kwargs)
+    weights = read_tensors(folder / "weights.safetensors")
+    _load(policy.actor, {k.removeprefix("actor."): v for k, v in weights.items()}, folder)
+    policy.set_training_mode(False)
+
+    def act(observations: NDArray[np.float32]) -> NDArray[Any]:
+        actions, _ = policy.predict(observations, deterministic=True)
+        return np.asarray(actions)
+
+    return TrainedPolicy("cqsac", act, layout, scaler, facts)
+
+
+def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    try:
+        module.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtefactError(f"{folder}: weights do not fit their description ({reason})") from None

@@ -169,12 +169,14 @@ class PortfolioBatch:
             return simplex.drift_target(a, self.held, s.drift_scale)
         return simplex.softmax_target(a, s.softmax_scale)
 
-    def invert(self, weights: Float) -> Float:
+    def invert(self, weights: Float, gate_floor: float = 0.0) -> Float:
         """Actions [B, A] whose targets are nearest to `weights`, in the present state."""
         s = self.settings
         if s.action_base == "anchors":
             anchors = self.market.anchors.at(self.row)
-            return simplex.invert_anchor(weights, anchors, s.gate_scale, s.tilt_scale)
+            return simplex.invert_anchor(
+                weights, anchors, s.gate_scale, s.tilt_scale, gate_floor
+            )
         if s.action_base == "drift":
             return simplex.invert_drift(weights, self.held, s.drift_scale)
         return simplex.invert_softmax(weights, s.softmax_scale)

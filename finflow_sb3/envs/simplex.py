@@ -67,7 +67,13 @@ def softmax_target(action: Float, scale: float) -> Float:
     return _softmax(scale * action)
 
 
-def invert_anchor(weights: Float, anchors: Float, gate_scale: float, tilt_scale: float) -> Float:
+def invert_anchor(
+    weights: Float,
+    anchors: Float,
+    gate_scale: float,
+    tilt_scale: float,
+    gate_floor: float = 0.0,
+) -> Float:
     """The action of base `anchors` whose target is nearest to `weights`.
 
     Gates by least squares on the simplex; tilts are what is left as log-ratios, centred and

@@ -97,7 +97,7 @@ class SetEncoder(nn.Module):
         seen = self.embed(flat).view(c, batch, 1, n_tokens, -1)
         gates, tilts = actions[:, :, : self.n_gates], actions[:, :, self.n_gates :]
         hidden = torch.relu(seen + tilts[None, :, :, :, None] * self.tilt)
-        pooled = torch.cat([hidden.mean(dim=3), hidden.amax(dim=3)], dim=3)
+        pooled = torch.cat([hidden.mean(dim=3), hidden.max(dim=3).values], dim=3)
         around = torch.cat([context[:, None].expand(-1, count, -1), gates], dim=2)
         joined = torch.cat([pooled, around.expand(c, -1, -1, -1)], dim=3)
         hidden = joined.view(c, batch * count, -1)

@@ -108,7 +108,7 @@ class LayoutExperts(nn.Module):
     def _gate(self, tokens: Tensor, context: Tensor) -> Tensor:
         """[B, 2K]: logits and log σ of the gate."""
         assets = torch.relu(self.embed(tokens[:, :-1]))
-        pooled = torch.cat([assets.mean(dim=1), assets.amax(dim=1), context], dim=1)
+        pooled = torch.cat([assets.mean(dim=1), assets.max(dim=1).values, context], dim=1)
         head: Tensor = self.gate_head(torch.relu(self.gate_body(pooled)))
         return head
 

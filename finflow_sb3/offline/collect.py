@@ -20,7 +20,11 @@ from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_data
 
 __all__ = ["cached_dataset", "collect_dataset", "dataset_key"]
 
-VERSION = 1
+VERSION = 2
+# Recorded actions stay off the corners of the box: there a squashed Gaussian has to put its mean
+# at infinity, and a few such actions drag a whole policy along.
+LARGEST_ACTION = 0.95
+GATE_FLOOR = 0.02
 Progress = Callable[[int, int], None]
 
 
@@ -107,7 +111,8 @@ def _one_wave(
     for _ in range(length):
         wanted = book.targets()
         noise = rng.normal(0.0, collect.noise, size=(len(rules), market.layout.action_size))
-        action = np.clip(batch.invert(wanted) + noise, -1.0, 1.0).astype(np.float32)
+        action = batch.invert(wanted, GATE_FLOOR) + noise
+        action = np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32)
         distances.append(0.5 * np.abs(batch.target(action) - wanted).sum(axis=1))
         out = batch.step(action)
         lengths += ~terminated

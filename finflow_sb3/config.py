@@ -199,6 +199,7 @@ class IQLSettings(Checked):
     n_critics: int = setting(2, "critics", 1, 20)
     n_quantiles: int = setting(32, "quantiles a critic", 1, 1000)
     balance_coef: float = setting(0.01, "weight of the gate's load balancing", 0.0, 100.0)
+    prior_coef: float = setting(0.0, "pull of the policy towards the zero action", 0.0, 1000.0)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
 
 
@@ -228,10 +229,14 @@ class CQSACSettings(Checked):
     cql_alpha: float = setting(0.0, "weight of the conservative penalty", 0.0, 1000.0)
     cql_alpha_final: float | None = setting(None, "its value at the end (linear)", 0.0, 1000.0)
     cql_n_actions: int = setting(4, "sampled actions from each of three sources", 1, 100)
+    cql_batch_size: int | None = setting(
+        None, "states of each batch that the penalty is computed on; all if null", 1, 10**6
+    )
     cql_temperature: float = setting(1.0, "T of the logsumexp", 0.001, 100.0)
     cal_ql: bool = setting(False, "floor of policy samples at the pretrained value")
     backup_entropy: bool = setting(True, "entropy bonus in the target")
     balance_coef: float = setting(0.0, "weight of the gate's load balancing", 0.0, 100.0)
+    prior_coef: float = setting(0.0, "pull of the policy towards the zero action", 0.0, 1000.0)
     warmup_steps: int = setting(0, "steps with the seeded policy before the first update", 0, 10**9)
     offline_fraction: float = setting(0.0, "share of each batch from the offline data", 0.0, 1.0)
 
@@ -242,7 +247,7 @@ class RunSettings(Checked):
 
     seed: int = setting(0, "seed of everything", 0, 2**31 - 1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N")
-    threads: int = setting(1, "torch threads; small nets are faster on one", 1, 1024)
+    threads: int = setting(2, "torch threads; small nets gain nothing from more", 1, 1024)
     log_dir: str = setting("logs", "where runs are written")
     checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
     evaluate_interval: int = setting(100, "episodes between validation backtests", 1, 10**9)

@@ -31,7 +31,12 @@ from finflow_sb3.cqsac.policies import (
 )
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.nets.distributions import sample_with_log_prob
-from finflow_sb3.nets.losses import balance_loss, conservative_penalty, log_uniform_density
+from finflow_sb3.nets.losses import (
+    balance_loss,
+    conservative_penalty,
+    log_uniform_density,
+    prior_loss,
+)
 from finflow_sb3.offline.dataset import TransitionBatch
 
 __all__ = ["CQSAC"]
@@ -48,10 +53,12 @@ class OfflineData(Protocol):
 
 
 class PolicyStep(NamedTuple):
-    """Actions [B, A] of the present policy, log π [B, 1], gates [B, K] or None."""
+    """Actions [B, A] of the present policy, log π [B, 1], mean before the tanh [B, A], gates
+    [B, K] or None."""
 
     actions: th.Tensor
     log_prob: th.Tensor
+    mean: th.Tensor | None
     gates: th.Tensor | None
 
 
@@ -67,11 +74,14 @@ class CQSAC(SAC):
     cql_alpha : weight of the conservative penalty at the start
     cql_alpha_final : its weight at the end of training (linear in between); constant if None
     cql_n_actions : sampled actions from each of uniform, π(·|s) and π(·|s')
+    cql_batch_size : states of each batch that the penalty is computed on (an unbiased estimate
+        of it, for a fraction of the time); all if None
     cql_temperature : T of the logsumexp over actions
     cal_ql : floor Q of policy samples at the reference value (needs a policy `with_value`)
     backup_entropy : entropy bonus in the target. At γ = 0.99 a bonus of α·H a step shifts Q by
         100·α·H, which is why `zoo_configs/cqsac.yml` leaves it out
     balance_coef : weight of the gate's load balancing in the actor loss
+    prior_coef : pull of the policy towards the zero action in the actor loss
     warmup_steps : steps that the policy itself takes before the first update, instead of
         SB3's uniform actions
     offline_fraction : share of every batch that comes from `set_offline_data`
@@ -119,10 +129,12 @@ class CQSAC(SAC):
         cql_alpha: float = 0.0,
         cql_alpha_final: float | None = None,
         cql_n_actions: int = 4,
+        cql_batch_size: int | None = None,
         cql_temperature: float = 1.0,
         cal_ql: bool = False,
         backup_entropy: bool = True,
         balance_coef: float = 0.0,
+        prior_coef: float = 0.0,
         warmup_steps: int = 0,
         offline_fraction: float = 0.0,
         stats_window_size: int = 100,
@@ -167,8 +179,9 @@ class CQSAC(SAC):
         self.actor_lr, self.critic_lr = actor_lr, critic_lr
         self.cql_alpha, self.cql_alpha_final = cql_alpha, cql_alpha_final
         self.cql_n_actions, self.cql_temperature = cql_n_actions, cql_temperature
+        self.cql_batch_size = cql_batch_size
         self.cal_ql, self.backup_entropy = cal_ql, backup_entropy
-        self.balance_coef = balance_coef
+        self.balance_coef, self.prior_coef = balance_coef, prior_coef
         self.warmup_steps, self.offline_fraction = warmup_steps, offline_fraction
         self.offline_data: OfflineData | None = None
         if _init_setup_model:
@@ -278,18 +291,20 @@ class CQSAC(SAC):
         data_q : [C, B], Q of the batch's own actions
         """
         count = self.cql_n_actions
+        # Every k-th state: online and offline transitions stand one after the other in a batch.
+        stride = max(1, len(batch.actions) // (self.cql_batch_size or len(batch.actions)))
+        here, there = batch.observations[::stride], batch.next_observations[::stride]
+        data_q = data_q[:, ::stride]
         with th.no_grad():
             size = batch.actions.shape[1]
-            uniform = batch.actions.new_empty(len(batch.actions), count, size).uniform_(-1.0, 1.0)
-            here, here_density = sample_with_log_prob(*self._gaussian(batch.observations), count)
-            there, there_density = sample_with_log_prob(
-                *self._gaussian(batch.next_observations), count
-            )
+            uniform = here.new_empty(len(here), count, size).uniform_(-1.0, 1.0)
+            from_here, here_density = sample_with_log_prob(*self._gaussian(here), count)
+            from_there, there_density = sample_with_log_prob(*self._gaussian(there), count)
             flat = th.full_like(here_density, log_uniform_density(size))
-        actions = th.cat([uniform, here, there], dim=1)
-        q = self.critic.score(batch.observations, actions).mean(dim=3)
+        actions = th.cat([uniform, from_here, from_there], dim=1)
+        q = self.critic.score(here, actions).mean(dim=3)
         if self.cal_ql:
-            q = self._calibrated(q, batch.observations, count)
+            q = self._calibrated(q, here, count)
         density = th.cat([flat, here_density, there_density], dim=1)
         return conservative_penalty(q, density, data_q, self.cql_temperature)
 
@@ -314,6 +329,8 @@ class CQSAC(SAC):
             logs["gates"] = now.gates.detach().mean(dim=0)
             if self.balance_coef > 0.0:
                 loss = loss + self.balance_coef * balance_loss(now.gates)
+        if self.prior_coef > 0.0 and now.mean is not None:
+            loss = loss + self.prior_coef * prior_loss(now.mean)
         self.actor.optimizer.zero_grad()
         loss.backward()
         self.actor.optimizer.step()
@@ -334,9 +351,9 @@ class CQSAC(SAC):
             out = self.actor.evaluate(observations)
             dist = self.actor.action_dist
             actions, log_prob = dist.log_prob_from_params(out.mean, out.log_std)
-            return PolicyStep(actions, log_prob.reshape(-1, 1), out.gates)
+            return PolicyStep(actions, log_prob.reshape(-1, 1), out.mean, out.gates)
         actions, log_prob = self.actor.action_log_prob(observations)
-        return PolicyStep(actions, log_prob.reshape(-1, 1), None)
+        return PolicyStep(actions, log_prob.reshape(-1, 1), None, None)
 
     def _gaussian(self, observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Mean and log σ before the tanh; with gSDE those of the marginal Gaussian."""

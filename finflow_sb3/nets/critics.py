@@ -71,7 +71,7 @@ class SetEncoder(nn.Module):
         self,
         stack: int,
         layout: ObservationLayout,
-        token_hidden: int = 64,
+        token_hidden: int = 32,
         hidden: Sequence[int] = (128, 128),
     ):
         super().__init__()
@@ -125,7 +125,7 @@ class ValueEncoder(nn.Module):
 class CriticSizes(NamedTuple):
     """Widths of a critic: its token layer (where there are tokens) and its perceptron."""
 
-    token_hidden: int = 64
+    token_hidden: int = 32
     hidden: tuple[int, ...] = (128, 128)
 
 

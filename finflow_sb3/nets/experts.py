@@ -60,8 +60,8 @@ class LayoutExperts(nn.Module):
     def __init__(
         self,
         layout: ObservationLayout,
-        expert_hidden: int = 32,
-        gate_hidden: int = 64,
+        expert_hidden: int = 16,
+        gate_hidden: int = 32,
         gate_scale: float = 5.0,
     ):
         super().__init__()

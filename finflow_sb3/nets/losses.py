@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["balance_loss", "conservative_penalty", "log_uniform_density"]
+__all__ = ["balance_loss", "conservative_penalty", "log_uniform_density", "prior_loss"]
 
 
 def conservative_penalty(
@@ -45,3 +45,16 @@ def balance_loss(gates: Tensor) -> Tensor:
     """
     mean = gates.mean(dim=0)
     return gates.shape[1] * (mean * mean).sum() - 1.0
+
+
+def prior_loss(mean: Tensor) -> Tensor:
+    """Σ_i tanh(mean_i)², mean over the batch: how far the deterministic action is from zero.
+
+    In action base `anchors` zero is the anchors' plain average, which what is learned has to
+    be held close to until the data say otherwise: a Gaussian prior on the action.
+
+    Parameters
+    ----------
+    mean : [B, A], before the tanh
+    """
+    return torch.tanh(mean).square().sum(dim=1).mean()

@@ -25,9 +25,9 @@ class NetworkSizes:
     n_critics, n_quantiles : C and N
     """
 
-    expert_hidden: int = 32
-    gate_hidden: int = 64
-    token_hidden: int = 64
+    expert_hidden: int = 16
+    gate_hidden: int = 32
+    token_hidden: int = 32
     critic_hidden: tuple[int, ...] = (128, 128)
     n_critics: int = 2
     n_quantiles: int = 32

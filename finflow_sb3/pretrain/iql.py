@@ -19,15 +19,17 @@ from d3rlpy.models.encoders import EncoderFactory
 from d3rlpy.models.q_functions import QRQFunctionFactory
 from d3rlpy.models.torch.encoders import Encoder, EncoderWithAction
 from d3rlpy.models.torch.policies import Policy
+from d3rlpy.optimizers import AdamFactory
 from d3rlpy.torch_utility import TorchMiniBatch
 from torch import Tensor
+from torch.optim import Adam
 
 from finflow_sb3.config import IQLSettings
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import CriticSizes, ValueEncoder, make_encoder
 from finflow_sb3.nets.distributions import log_prob
 from finflow_sb3.nets.experts import make_experts
-from finflow_sb3.nets.losses import balance_loss
+from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.offline.dataset import TransitionBatch
 
@@ -103,11 +105,25 @@ class LayoutEncoderFactory(EncoderFactory):
         return "finflow"
 
 
+class FusedAdamFactory(AdamFactory):
+    """d3rlpy's Adam with torch's fused step."""
+
+    def create_optimizer(self, named_modules: Any, lr: float) -> Adam:
+        plain = super().create_optimizer(named_modules, lr)
+        return Adam(plain.param_groups[0]["params"], lr=lr, fused=True)
+
+    @staticmethod
+    def get_type() -> str:
+        return "finflow_fused_adam"
+
+
 class ExpertIQLImpl(IQLImpl):
     """IQL's equations where they differ from d3rlpy's: target, policy likelihood, balance."""
 
     balance_coef: float = 0.0
+    prior_coef: float = 0.0
     n_quantiles: int = 32
+    _target_q: Tensor
 
     def compute_target(self, batch: TorchMiniBatch) -> Tensor:
         """V(s') for every quantile, [B, N]: the critic's return distribution is that of one
@@ -115,13 +131,32 @@ class ExpertIQLImpl(IQLImpl):
         value = super().compute_target(batch)
         return value.expand(-1, self.n_quantiles)
 
+    def compute_value_loss(self, batch: TorchMiniBatch) -> Tensor:
+        """Expectile regression of V on min Q̂ (eq. 5).
+
+        Q̂ of the batch is kept for the actor's weights: its networks do not move in between.
+        """
+        with torch.no_grad():
+            self._target_q = self._targ_q_func_forwarder.compute_expected_q(
+                batch.observations, batch.actions, "min"
+            )
+        difference = self._target_q - self._modules.value_func(batch.observations)
+        weight = (self._expectile - (difference < 0.0).float()).abs().detach()
+        return (weight * difference**2).mean()
+
+    def _compute_weight(self, batch: TorchMiniBatch) -> Tensor:
+        """min(exp(β·(Q̂ − V)), w_max), [B, 1]."""
+        advantage = self._target_q - self._modules.value_func(batch.observations)
+        return (self._weight_temp * advantage).exp().clamp(max=self._max_weight)
+
     def compute_actor_loss(self, batch: TorchMiniBatch, action: Any) -> DDPGBaseActorLoss:
-        """−E[min(exp(β·A), w_max)·log π(a|s)] + balance, π a squashed Gaussian (eq. 7)."""
+        """−E[min(exp(β·A), w_max)·log π(a|s)], π a squashed Gaussian (eq. 7), with the gate's
+        load balancing and the pull towards the zero action."""
         density = log_prob(action.mu, action.logstd, batch.actions)
         with torch.no_grad():
             weight = self._compute_weight(batch)[:, 0]
-        balance = balance_loss(action.gates)
-        return DDPGBaseActorLoss(-(weight * density).mean() + self.balance_coef * balance)
+        loss = -(weight * density).mean() + self.balance_coef * balance_loss(action.gates)
+        return DDPGBaseActorLoss(loss + self.prior_coef * prior_loss(action.mu))
 
     def inner_sample_action(self, x: Any) -> Tensor:
         out = self._modules.policy(x)
@@ -137,6 +172,7 @@ class ExpertIQL(IQL):
     config : d3rlpy's own
     layout, sizes : what the networks are built for
     balance_coef : weight of the gate's load balancing
+    prior_coef : pull of the policy towards the zero action
     """
 
     def __init__(
@@ -145,12 +181,14 @@ class ExpertIQL(IQL):
         layout: ObservationLayout,
         sizes: NetworkSizes,
         balance_coef: float = 0.0,
+        prior_coef: float = 0.0,
         gate_scale: float = 5.0,
         device: str = "cpu",
     ):
         super().__init__(config, device, False)
         self.layout, self.sizes = layout, sizes
-        self.balance_coef, self.gate_scale = balance_coef, gate_scale
+        self.balance_coef, self.prior_coef = balance_coef, prior_coef
+        self.gate_scale = gate_scale
 
     def inner_create_impl(self, observation_shape: Any, action_size: int) -> None:
         config, sizes = self._config, self.sizes
@@ -208,6 +246,7 @@ class ExpertIQL(IQL):
             device=self._device,
         )
         self._impl.balance_coef = self.balance_coef
+        self._impl.prior_coef = self.prior_coef
         self._impl.n_quantiles = sizes.n_quantiles
 
     @property
@@ -250,6 +289,8 @@ def make_iql(
         }
     )
     config = IQLConfig(
+        actor_optim_factory=FusedAdamFactory(),
+        critic_optim_factory=FusedAdamFactory(),
         actor_learning_rate=settings.actor_lr,
         critic_learning_rate=settings.critic_lr,
         batch_size=settings.batch_size,
@@ -260,6 +301,8 @@ def make_iql(
         weight_temp=settings.weight_temp,
         max_weight=settings.max_weight,
     )
-    algo = ExpertIQL(config, layout, sizes, settings.balance_coef, gate_scale, device)
+    algo = ExpertIQL(
+        config, layout, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device
+    )
     algo.create_impl((layout.size,), layout.action_size)
     return algo

@@ -97,10 +97,12 @@ def build_model(
         cql_alpha=settings.cql_alpha,
         cql_alpha_final=settings.cql_alpha_final,
         cql_n_actions=settings.cql_n_actions,
+        cql_batch_size=settings.cql_batch_size,
         cql_temperature=settings.cql_temperature,
         cal_ql=settings.cal_ql and artefact is not None,
         backup_entropy=settings.backup_entropy,
         balance_coef=settings.balance_coef,
+        prior_coef=settings.prior_coef,
         warmup_steps=settings.warmup_steps,
         offline_fraction=settings.offline_fraction,
         policy_kwargs=_policy_kwargs(settings, env_settings, artefact),
@@ -124,6 +126,7 @@ def _policy_kwargs(
     kwargs = dict(settings.policy_kwargs)
     if settings.policy == "MultiExpertPolicy":
         kwargs["gate_scale"] = env.gate_scale
+        kwargs.setdefault("optimizer_kwargs", {"fused": True})
         if artefact is not None:
             kwargs |= policy_kwargs_for(artefact)
     elif "activation_fn" in kwargs:

@@ -6,7 +6,11 @@ what was written and measured. The command line adds parsing and printing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import difflib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +18,8 @@ from typing import Any, Literal
 import torch
 
 from finflow_sb3.config import Settings
+from finflow_sb3.config_files import write_config
+from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.seeding import SeedReport
 from finflow_sb3.envs.observations import ObservedMarket, Scaler, observe
 from finflow_sb3.errors import ArtefactError, ConfigError
@@ -21,13 +27,15 @@ from finflow_sb3.evaluation.backtest import backtest, baselines
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.evaluation.quick import untrained
-from finflow_sb3.evaluation.report import ReportInput, ReportMarket, ReportPaths, write_report
+from finflow_sb3.evaluation.report import ReportInput, ReportMarket, write_report
+from finflow_sb3.market.cache import write_whole
 from finflow_sb3.market.sources import load_prices
 from finflow_sb3.market.summary import SURVIVORSHIP_NOTE
+from finflow_sb3.offline.behaviours import check_behaviours
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
-from finflow_sb3.pretrain.run import Epoch, run_iql
+from finflow_sb3.pretrain.run import Epoch, PretrainOutcome, run_iql
 from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
@@ -43,12 +51,20 @@ __all__ = [
     "Trained",
     "Watch",
     "collect",
+    "continue_training",
+    "demo_settings",
     "evaluate",
     "finetune",
     "open_market",
     "pretrain",
+    "resume",
     "train",
 ]
+
+
+LAGS = (0, 1)
+DATASET = "dataset.txt"
+"""In a run: the dataset that was named, so that a resumed run goes on with the same."""
 
 
 class Watch:
@@ -56,6 +72,9 @@ class Watch:
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` units of a stage (refits, episodes, steps) are done."""
+
+    def started(self, run: Path) -> None:
+        """A run begins to write into this folder; `metrics.jsonl` grows in it."""
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch of pretraining has ended."""
@@ -102,9 +121,13 @@ class Finetuned:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Test figures of a run: name of the curve → execution lag → measures."""
+    """Test figures of a run: name of the curve → "lag_0" and "lag_1" → measures.
+
+    `policy` is the name of the run's own curve.
+    """
 
     run: Path
+    policy: str
     report: Path
     verdict: str
     dates: tuple[str, str]
@@ -136,15 +159,36 @@ def open_market(
     )
 
 
-def pinned(settings: Settings, market: ObservedMarket) -> Settings:
-    """The settings with split dates written out, so that more data moves no split."""
+def _open_pinned(
+    settings: Settings, scaler: Scaler | None, watch: Watch
+) -> tuple[Settings, ObservedMarket]:
+    """The market, and its settings with split dates written out, so that more data moves no split.
+
+    The market carries these settings too: a dataset's key is then the same before and after.
+    """
+    market = open_market(settings, scaler, watch)
     dates, splits = market.prices.dates, market.splits
-    return settings.replace(
+    settings = settings.replace(
         market={
             "train_end": str(dates[splits.validation.start - 1]),
             "validation_end": str(dates[splits.test.start - 1]),
         }
     )
+    return settings, dataclasses.replace(market, settings=settings.market)
+
+
+@contextmanager
+def _new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
+    """A new run's folder. An end that comes before it holds anything of use removes it."""
+    folder = RunFolder.create(settings.run.log_dir, algo, settings.env)
+    try:
+        folder.write_settings(settings)
+        watch.started(folder.path)
+        yield folder
+    except BaseException:
+        if not (folder.best.is_dir() or folder.checkpoints.is_dir()):
+            shutil.rmtree(folder.path)
+        raise
 
 
 def collect(
@@ -155,7 +199,8 @@ def collect(
     path = None if save_path is None else Path(save_path)
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
         raise ConfigError(f"{path}: a dataset ends in .h5 or .npz")
-    market = open_market(settings, watch=watch)
+    check_behaviours(settings.collect.behaviours)
+    settings, market = _open_pinned(settings, None, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch)
     else:
@@ -189,30 +234,17 @@ def pretrain(
     watch = watch or Watch()
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    market = open_market(settings, watch=watch)
-    settings = pinned(settings, market)
+    check_behaviours(settings.collect.behaviours)
+    device = pick_device(settings.run.device)
+    settings, market = _open_pinned(settings, None, watch)
     if dataset is None:
         data, path = _cached(settings, market, watch)
     else:
         data, path = read_dataset(Path(dataset)), Path(dataset)
         market.layout.require_equal(data.layout, str(path))
-    folder = RunFolder.create(settings.run.log_dir, "iql", settings.env)
-    folder.write_settings(settings)
-    total = settings.iql.epochs * settings.iql.steps_per_epoch
-    board = folder.tensorboard if settings.run.tensorboard else None
-    with MetricsLog(folder.metrics, board) as log:
-        outcome = run_iql(
-            data,
-            market,
-            settings.env_kwargs,
-            settings.iql,
-            settings.run.seed,
-            device=pick_device(settings.run.device),
-            log=log,
-            on_epoch=watch.epoch,
-            on_best=lambda artefact: write_artefact(artefact, folder.best),
-            on_step=lambda step: watch.progress("pretraining", step, total),
-        )
+    with _new_run(settings, "iql", watch) as folder:
+        _note_dataset(folder, dataset)
+        outcome = _pretrained(settings, market, data, folder, device, watch)
     return Pretrained(
         run=folder.path,
         dataset=path,
@@ -220,6 +252,31 @@ def pretrain(
         validation=outcome.best.validation,
         untrained=untrained(market, settings.env_kwargs),
     )
+
+
+def _pretrained(
+    settings: Settings,
+    market: ObservedMarket,
+    data: OfflineDataset,
+    folder: RunFolder,
+    device: str,
+    watch: Watch,
+) -> PretrainOutcome:
+    total = settings.iql.epochs * settings.iql.steps_per_epoch
+    board = folder.tensorboard if settings.run.tensorboard else None
+    with MetricsLog(folder.metrics, board) as log:
+        return run_iql(
+            data,
+            market,
+            settings.env_kwargs,
+            settings.iql,
+            settings.run.seed,
+            device=device,
+            log=log,
+            on_epoch=watch.epoch,
+            on_best=lambda artefact: write_artefact(artefact, folder.best),
+            on_step=lambda step: watch.progress("pretraining", step, total),
+        )
 
 
 def finetune(
@@ -238,19 +295,38 @@ def finetune(
     stop_at : stop with a checkpoint at the first boundary at or after this step
     """
     watch = watch or Watch()
+    _check_finetune(settings, dataset)
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
         settings = _from_scratch(settings)
-    market = open_market(settings, artefact.scaler if artefact else None, watch)
+    settings, market = _open_pinned(settings, artefact.scaler if artefact else None, watch)
     if artefact is not None:
         market.layout.require_equal(artefact.layout, str(pretrained))
-    settings = pinned(settings, market)
-    folder = RunFolder.create(settings.run.log_dir, "cqsac", settings.env)
-    folder.write_settings(settings)
-    if artefact is not None:
-        write_artefact(artefact, folder.path / "seed")
     data = _offline_data(settings, market, dataset, watch)
-    return _run(settings, market, folder, artefact, data, watch, stop_at=stop_at)
+    with _new_run(settings, "cqsac", watch) as folder:
+        if artefact is not None:
+            write_artefact(artefact, folder.path / "seed")
+        _note_dataset(folder, dataset)
+        return _run(settings, market, folder, artefact, data, watch, stop_at=stop_at)
+
+
+def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
+    """Refuse what would come to light only after the anchors were fitted."""
+    pick_device(settings.run.device)
+    name, known = settings.cqsac.policy, CQSAC.policy_aliases
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"policy: {name!r} is not known; {hint}")
+    if dataset is not None and settings.cqsac.offline_fraction == 0.0:
+        raise ConfigError(
+            f"{dataset}: would not be used, as offline_fraction is 0; "
+            "set it with -p offline_fraction:0.25, or leave the dataset out"
+        )
+    if dataset is not None and not Path(dataset).is_file():
+        raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
+    if dataset is None and settings.cqsac.offline_fraction > 0.0:
+        check_behaviours(settings.collect.behaviours)
 
 
 def resume(
@@ -273,18 +349,24 @@ def resume(
     """
     watch = watch or Watch()
     path = Path(run)
-    named = path if path.name.startswith("step_") else None
-    folder = RunFolder.open(path.parent.parent if named else path)
+    named = path.absolute() if path.name.startswith("step_") else None
+    folder = RunFolder.open(named.parent.parent if named else path)
+    if _is_pretraining(folder.path):
+        raise ArtefactError(
+            f"{path}: is a pretraining run; go on with finflow finetune --pretrained {path}"
+        )
     settings = folder.settings()
     if n_timesteps is not None:
         settings = settings.replace(cqsac={"n_timesteps": n_timesteps})
-        folder.write_settings(settings)
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
     checkpoint = read_checkpoint(named or store.pointed("latest"))
     seeded = folder.path / "seed"
     artefact = read_artefact(seeded) if seeded.is_dir() else None
-    market = open_market(settings, artefact.scaler if artefact else None, watch)
-    data = _offline_data(settings, market, None, watch)
+    settings, market = _open_pinned(settings, artefact.scaler if artefact else None, watch)
+    data = _offline_data(settings, market, _noted_dataset(folder), watch)
+    if n_timesteps is not None:
+        write_config(settings, folder.path / "config.yml")
+    watch.started(folder.path)
     step = checkpoint.state["counters"]["num_timesteps"]
     watch.remark(f"resuming {folder.path} at step {step:,} of {settings.cqsac.n_timesteps:,}")
     return _run(settings, market, folder, artefact, data, watch, checkpoint, stop_at)
@@ -322,7 +404,23 @@ def _run(
     )
 
 
+def _note_dataset(folder: RunFolder, dataset: str | Path | None) -> None:
+    if dataset is not None:
+        write_whole(folder.path / DATASET, f"{Path(dataset).resolve()}\n".encode())
+
+
+def _noted_dataset(folder: RunFolder) -> str | None:
+    noted = folder.path / DATASET
+    return noted.read_text().rstrip("\n") if noted.is_file() else None
+
+
+def _is_pretraining(run: Path) -> bool:
+    return any((folder / "artefact.json").is_file() for folder in (run / "best", run))
+
+
 def _artefact(run: Path) -> Artefact:
+    if not run.is_dir():
+        raise ArtefactError(f"{run}: no such run; give a run of finflow pretrain")
     for folder in (run / "best", run):
         if (folder / "artefact.json").is_file():
             return read_artefact(folder)
@@ -349,15 +447,14 @@ def _offline_data(
     return data
 
 
-def evaluate(
-    run: str | Path, prices: str | None = None, watch: Watch | None = None
-) -> Evaluated:
+def evaluate(run: str | Path, prices: str | None = None, watch: Watch | None = None) -> Evaluated:
     """Backtest a run's best policy on its test split, and write the report.
 
     Parameters
     ----------
     prices : other prices of the same universe; the run's own if not given
     """
+    watch = watch or Watch()
     folder = RunFolder.open(run)
     settings = folder.settings()
     if prices is not None:
@@ -366,12 +463,17 @@ def evaluate(
     market = open_market(settings, policy.scaler, watch)
     market.layout.require_equal(policy.layout, str(run))
     env, span = settings.env_kwargs, market.splits.test
-    lags = (0, 1)
-    curves = [backtest(market, span, env, policy.act, policy.name, lag) for lag in lags]
-    others = [curve for lag in lags for curve in baselines(market, span, env, lag)]
+    curves: list[Curve] = []
+    others: list[Curve] = []
+    for lag in LAGS:
+        watch.progress("backtests", lag, len(LAGS))
+        curves.append(backtest(market, span, env, policy.act, policy.name, lag))
+        others += baselines(market, span, env, lag)
+    watch.progress("backtests", len(LAGS), len(LAGS))
     paths = write_report(_report(folder, settings, market, policy, curves, others), folder.report)
     return Evaluated(
         run=folder.path,
+        policy=policy.name,
         report=paths.index,
         verdict=paths.verdict.sentence,
         dates=span.dates(market.prices.dates),
@@ -440,12 +542,33 @@ def train(
         pretrained = pretrain(settings, dataset, watch)
     if mode != "offline":
         source = pretrained.run if pretrained else None
-        finetuned = finetune(settings, source, dataset, watch=watch)
+        mixed = dataset if settings.cqsac.offline_fraction > 0.0 else None
+        finetuned = finetune(settings, source, mixed, watch=watch)
         if not finetuned.finished:
             return Trained(pretrained, finetuned, None)
     last = finetuned.run if finetuned else pretrained.run if pretrained else None
     assert last is not None
     return Trained(pretrained, finetuned, evaluate(last, watch=watch))
+
+
+def continue_training(run: str | Path, watch: Watch | None = None) -> Trained:
+    """Go on with what `train` left: fine-tuning from its latest checkpoint or, where only a
+    pretraining run is given, from its best epoch; then evaluate.
+
+    Parameters
+    ----------
+    run : a run of either kind, or one checkpoint of a fine-tuning run
+    """
+    path = Path(run)
+    if _is_pretraining(path):
+        folder = RunFolder.open(path)
+        settings = folder.settings()
+        dataset = _noted_dataset(folder) if settings.cqsac.offline_fraction > 0.0 else None
+        finetuned = finetune(settings, path, dataset, watch=watch)
+    else:
+        finetuned = resume(path, watch=watch)
+    evaluated = evaluate(finetuned.run, watch=watch) if finetuned.finished else None
+    return Trained(None, finetuned, evaluated)
 
 
 def demo_settings(settings: Settings) -> Settings:

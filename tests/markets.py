@@ -50,7 +50,9 @@ def random_prices(
 
 
 @lru_cache(maxsize=32)
-def small_market(env: EnvSettings | None = None, n_assets: int = 5, seed: int = 0) -> ObservedMarket:
+def small_market(
+    env: EnvSettings | None = None, n_assets: int = 5, seed: int = 0
+) -> ObservedMarket:
     """An observed synthetic market of 600 days, with a cash rate of 1 bp a day."""
     prices = random_prices(n_assets, 600, seed, cash_rate=1e-4)
     return observe(prices, MarketSettings(anchor_refit=63), env or EnvSettings())

@@ -116,8 +116,7 @@ class PlainPortfolio:
                 goal = [h + share * (g - h) for g, h in zip(goal, held, strict=True)]
         if env.max_position is not None:
             risky = [
-                min(g, max(env.max_position, h))
-                for g, h in zip(goal[:-1], held[:-1], strict=True)
+                min(g, max(env.max_position, h)) for g, h in zip(goal[:-1], held[:-1], strict=True)
             ]
             goal = [*risky, max(0.0, 1.0 - math.fsum(risky))]
         return goal
@@ -130,9 +129,7 @@ class PlainPortfolio:
             return list(held)
         left = 1.0 - math.fsum(h for h, b in zip(held, big, strict=True) if not b)
         wanted = math.fsum(g for g, b in zip(goal, big, strict=True) if b)
-        return [
-            g * left / wanted if b else h for g, h, b in zip(goal, held, big, strict=True)
-        ]
+        return [g * left / wanted if b else h for g, h, b in zip(goal, held, big, strict=True)]
 
     def _mu(self, after: list[float]) -> float:
         def gap(mu: float) -> float:
@@ -166,9 +163,7 @@ def test_batch_equals_plain_simulation(case: int) -> None:
     """42 random configurations × 5 portfolios × 50 steps: 10,500 steps through the real batch."""
     rng = np.random.default_rng(case)
     env = random_settings(rng, case)
-    market = small_market(
-        EnvSettings(action_base=env.action_base, execution_lag=env.execution_lag)
-    )
+    market = small_market(EnvSettings(action_base=env.action_base, execution_lag=env.execution_lag))
     batch = batch_of(market, env, n_envs=5, evaluation=False, seed=case)
     plain = [PlainPortfolio(list(map(float, batch.held[i])), env) for i in range(5)]
     for step in range(50):

@@ -82,9 +82,7 @@ def test_momentum_holds_the_top_quarter() -> None:
     close[-22] = [1.1, 1.5, 0.9, 1.4, 1.2, 1.0]
     close[-1] = [9.0, 0.1, 9.0, 0.1, 9.0, 9.0]
     np.testing.assert_array_equal(module.top_quarter(close), [0, 0.5, 0, 0.5, 0, 0])
-    np.testing.assert_array_equal(
-        module.top_quarter(np.ones((253, 5))), [0.5, 0.5, 0, 0, 0]
-    )
+    np.testing.assert_array_equal(module.top_quarter(np.ones((253, 5))), [0.5, 0.5, 0, 0, 0])
 
 
 @pytest.mark.parametrize("target", [0.02, 0.05])
@@ -111,6 +109,26 @@ def test_growth_keeps_its_cap_and_beats_the_others() -> None:
     free = fit_window(window_of(returns), 0.12, 1.0, 756)[4, :8]
     in_sample = [w @ returns.mean(axis=0) / np.std(returns @ w) for w in (free, fitted[0, :8])]
     assert in_sample[0] > in_sample[1]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-5, 1e-4])
+def test_growth_never_turns_the_order_of_means_round(spread: float) -> None:
+    """Means that differ by less than their error: shrunk to one another, but not past."""
+    from skfolio.moments import ShrunkMu
+
+    drifts = 0.0005 + spread * np.arange(4)
+    returns = uncorrelated([0.01, 0.02, 0.01, 0.02]) + drifts
+    shrunk = module._shrinkage().fit(returns).mu_
+    assert np.all(np.diff(shrunk) >= -1e-15)
+    assert np.ptp(shrunk) <= np.ptp(drifts) + 1e-15
+    assert shrunk.mean() == pytest.approx(drifts.mean())
+    if spread == 1e-5:
+        assert ShrunkMu().fit(returns).beta_ > 1.0
+    # Where the means are well apart, it is skfolio's own.
+    clear = returns + 0.002 * np.arange(4)
+    np.testing.assert_allclose(
+        module._shrinkage().fit(clear).mu_, ShrunkMu().fit(clear).mu_, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,6 +198,25 @@ def test_short_windows_work(window: int) -> None:
     np.testing.assert_allclose(fitted.weights[0, 0], again[0, :-1], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["twins", "all falling"])
+def test_odd_universes_still_have_budgets(kind: str) -> None:
+    returns = random_prices(5, 330, seed=9).returns()
+    if kind == "twins":
+        returns[:, 2] = returns[:, 1]
+    else:
+        returns -= 0.005
+    check_budget(fit_anchors(table_of(returns), SETTINGS).weights)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4])
+def test_a_price_that_stands_still_is_refused_by_name(rate: float) -> None:
+    returns = random_prices(5, 330, seed=9).returns()
+    returns[:, 2] = rate
+    with pytest.raises(DataError, match="'S02' grew evenly in the 252 days before") as caught:
+        fit_anchors(table_of(returns), SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
 def test_too_few_rows_or_assets() -> None:
     with pytest.raises(DataError, match="252 rows of prices are too few"):
         fit_anchors(random_prices(5, 252), SETTINGS)
@@ -240,8 +277,9 @@ def emptied(content: bytes) -> bytes:
 
 
 def flipped(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+    """One bit of a weight: momentum's whole share of one asset becomes another number."""
+    place = content.index(np.float64(1.0).tobytes()) + 6
+    return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]
 
 
 @pytest.mark.parametrize("damage", [cut_in_half, garbage, emptied, flipped])

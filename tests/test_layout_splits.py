@@ -26,9 +26,7 @@ DATES = business_days(1000)
 @pytest.mark.parametrize("lagged", [False, True])
 @pytest.mark.parametrize("n", [1, 3, 100])
 def test_slices_cover_the_observation_once(n: int, lagged: bool) -> None:
-    layout = dataclasses.replace(
-        LAYOUT, assets=tuple(f"a{i}" for i in range(n)), lagged=lagged
-    )
+    layout = dataclasses.replace(LAYOUT, assets=tuple(f"a{i}" for i in range(n)), lagged=lagged)
     covered = np.zeros(layout.size, dtype=int)
     for piece in layout.slices.values():
         covered[piece] += 1
@@ -161,9 +159,7 @@ def test_bad_splits_are_refused(changes: dict[str, object], message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("lag", "expected"), [(0, 1), (1, 2)]
-)
+@pytest.mark.parametrize(("lag", "expected"), [(0, 1), (1, 2)])
 def test_the_environment_purges_its_horizon(lag: int, expected: int) -> None:
     splits = small_market(EnvSettings(execution_lag=lag)).splits
     assert splits.validation.start - splits.train.stop == expected

@@ -32,9 +32,7 @@ def one(value: float) -> np.ndarray:
     ],
 )
 def test_log_return_by_hand(penalties: dict[str, float], expected: float) -> None:
-    reward = log_return_reward(
-        one(0.97), 0.001, one(0.3), one(0.1), one(0.127), 0.01, **penalties
-    )
+    reward = log_return_reward(one(0.97), 0.001, one(0.3), one(0.1), one(0.127), 0.01, **penalties)
     assert reward[0] == pytest.approx(expected, abs=1e-12)
 
 
@@ -132,9 +130,7 @@ def test_the_environment_pays_log_return(baseline: str) -> None:
 def test_the_environment_pays_differential_sharpe(baseline: str) -> None:
     """On excess returns, from the training split's moments, which the observation shows."""
     env = EnvSettings(reward="differential_sharpe", reward_baseline=baseline, sharpe_decay=0.01)
-    market = small_market(
-        EnvSettings(reward="differential_sharpe", reward_baseline=baseline)
-    )
+    market = small_market(EnvSettings(reward="differential_sharpe", reward_baseline=baseline))
     batch, rng = batch_of(market, env, evaluation=False), np.random.default_rng(0)
     a, b = market.moments
     scalars = market.layout.slices["scalars"]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from numpy.typing import NDArray
 from sb3_contrib.common.utils import quantile_huber_loss
 from stable_baselines3 import SAC
@@ -18,7 +19,13 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    PyTorchObs,
+    ReplayBufferSamples,
+    Schedule,
+)
 from stable_baselines3.common.utils import polyak_update, update_learning_rate
 
 from finflow_sb3.cqsac.policies import (
@@ -188,6 +195,10 @@ class CQSAC(SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
+            raise ConfigError(
+                f"n_steps: {self.n_steps} is not supported with Dict observations; set it to 1"
+            )
         self._take_layout_from_env()
         super()._setup_model()
         n_quantiles = self.policy.critic.n_quantiles
@@ -212,7 +223,8 @@ class CQSAC(SAC):
             layout = self.env.get_attr("layout")[0]
         except AttributeError:
             return
-        self.policy_kwargs["layout"] = layout.as_dict()
+        # A new dictionary: the caller's may serve another environment.
+        self.policy_kwargs = {**self.policy_kwargs, "layout": layout.as_dict()}
 
     def set_offline_data(self, data: OfflineData) -> None:
         """Give the transitions that `offline_fraction` of every batch is drawn from."""
@@ -293,11 +305,13 @@ class CQSAC(SAC):
         count = self.cql_n_actions
         # Every k-th state: online and offline transitions stand one after the other in a batch.
         stride = max(1, len(batch.actions) // (self.cql_batch_size or len(batch.actions)))
-        here, there = batch.observations[::stride], batch.next_observations[::stride]
+        here = _every(stride, batch.observations)
+        there = _every(stride, batch.next_observations)
+        kept = batch.actions[::stride]
         data_q = data_q[:, ::stride]
         with th.no_grad():
-            size = batch.actions.shape[1]
-            uniform = here.new_empty(len(here), count, size).uniform_(-1.0, 1.0)
+            size = kept.shape[1]
+            uniform = kept.new_empty(len(kept), count, size).uniform_(-1.0, 1.0)
             from_here, here_density = sample_with_log_prob(*self._gaussian(here), count)
             from_there, there_density = sample_with_log_prob(*self._gaussian(there), count)
             flat = th.full_like(here_density, log_uniform_density(size))
@@ -382,7 +396,7 @@ class CQSAC(SAC):
             online: Any = None
         else:
             online = self.replay_buffer.sample(batch_size - n_offline, env=self._vec_normalize_env)
-        return _joined(online, offline, self.device)
+        return _joined(online, offline, self.gamma, self.device)
 
     def _check_offline_data(self) -> None:
         if self.offline_fraction > 0.0 and self.offline_data is None:
@@ -444,10 +458,20 @@ class CQSAC(SAC):
         return [*super()._excluded_save_params(), "offline_data"]
 
 
+def _every(stride: int, observations: PyTorchObs) -> Any:
+    """Every `stride`-th of a batch of observations, which may be a dictionary of tensors."""
+    if isinstance(observations, dict):
+        return {name: part[::stride] for name, part in observations.items()}
+    return observations[::stride]
+
+
 def _joined(
-    online: ReplayBufferSamples | None, offline: TransitionBatch, device: th.device
+    online: ReplayBufferSamples | None,
+    offline: TransitionBatch,
+    gamma: float,
+    device: th.device,
 ) -> ReplayBufferSamples:
-    """Online and offline transitions as one batch."""
+    """Online and offline transitions as one batch; the offline ones are single steps."""
     parts = (
         offline.observations,
         offline.actions,
@@ -458,8 +482,8 @@ def _joined(
     moved = tuple(part.to(device) for part in parts)
     if online is None:
         return ReplayBufferSamples(*moved)
-    return ReplayBufferSamples(
-        *(th.cat([mine, theirs]) for mine, theirs in zip(online[:5], moved, strict=True))
-    )
-
-
+    both = [th.cat([mine, theirs]) for mine, theirs in zip(online[:5], moved, strict=True)]
+    discounts = online.discounts
+    if discounts is not None:
+        discounts = th.cat([discounts, th.full_like(moved[4], gamma)])
+    return ReplayBufferSamples(*both, discounts=discounts)

@@ -174,9 +174,7 @@ class PortfolioBatch:
         s = self.settings
         if s.action_base == "anchors":
             anchors = self.market.anchors.at(self.row)
-            return simplex.invert_anchor(
-                weights, anchors, s.gate_scale, s.tilt_scale, gate_floor
-            )
+            return simplex.invert_anchor(weights, anchors, s.gate_scale, s.tilt_scale, gate_floor)
         if s.action_base == "drift":
             return simplex.invert_drift(weights, self.held, s.drift_scale)
         return simplex.invert_softmax(weights, s.softmax_scale)

@@ -79,13 +79,19 @@ def invert_anchor(
     Gates by least squares on the simplex; tilts are what is left as log-ratios, centred and
     clipped. Exact where both fit into [-0.999, 0.999]. Where they do not, least squares of
     the relative errors (which are what tilts have to make up for) may come nearer.
+
+    Parameters
+    ----------
+    gate_floor : share that the gates keep of every anchor at least; the tilts make up for it
+        as far as they reach
     """
-    action, error = _invert_by(weights, anchors, anchors, weights, gate_scale, tilt_scale)
+    scales = (gate_scale, tilt_scale, gate_floor)
+    action, error = _invert_by(weights, anchors, anchors, weights, *scales)
     again = np.flatnonzero(error > EXACT)
     if len(again):
         w, a = weights[again], anchors[again]
         unit = 1.0 / np.maximum(w, RELATIVE_FLOOR)
-        second, other = _invert_by(w, a, a * unit[:, None], w * unit, gate_scale, tilt_scale)
+        second, other = _invert_by(w, a, a * unit[:, None], w * unit, *scales)
         better = other < error[again]
         action[again[better]] = second[better]
     return action
@@ -98,9 +104,11 @@ def _invert_by(
     goal: Float,
     gate_scale: float,
     tilt_scale: float,
+    gate_floor: float,
 ) -> tuple[Float, Float]:
     """The action whose gates bring `points` nearest to `goal`, and its distance, shape [B]."""
-    shares = simplex_least_squares(points, goal)
+    free = 1.0 - points.shape[1] * gate_floor
+    shares = gate_floor + free * simplex_least_squares(points, goal)
     gate = _centred_logs(shares, np.ones_like(shares), gate_scale)
     # The tilt answers to the gates that the clipped action will give, not to the ideal ones.
     mixed = np.add.reduce(gate_weights(gate, gate_scale)[:, :, None] * anchors, axis=1)

@@ -28,8 +28,10 @@ class LazyInfo(dict[str, Any]):
     What is written before that stands over what is filled in.
     """
 
-    def __init__(self, build: Callable[[], dict[str, Any]]):
-        super().__init__()
+    def __init__(self, build: Callable[[], dict[str, Any]], known: dict[str, Any]):
+        # Something known has to be in it: `json` takes a dictionary without entries for empty
+        # and never asks.
+        super().__init__(known)
         self._build: Callable[[], dict[str, Any]] | None = build
 
     def _fill(self) -> None:
@@ -48,7 +50,8 @@ class LazyInfo(dict[str, Any]):
         return super().__contains__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        self._fill()
+        if not super().__contains__(key):
+            self._fill()
         return super().get(key, default)
 
     def __iter__(self) -> Iterator[str]:
@@ -179,10 +182,10 @@ class PortfolioVecEnv(VecEnv):
                 "weights": weights[i].copy(),
                 "turnover": float(turnover[i]),
                 "cost": float(cost[i]),
-                "TimeLimit.truncated": False,
             }
 
-        return [LazyInfo(lambda i=i: build(i)) for i in range(self.num_envs)]  # type: ignore[misc]
+        known = {"TimeLimit.truncated": False}
+        return [LazyInfo(lambda i=i: build(i), known) for i in range(self.num_envs)]  # type: ignore[misc]
 
     def _last_info(
         self, i: int, observation: NDArray[np.float32], truncated: bool

@@ -37,12 +37,13 @@ __all__ = ["Anchors", "fit_anchors"]
 Float = NDArray[np.float64]
 
 # Part of every cache key: raise it when the weights that a window gives change.
-VERSION = 1
+VERSION = 2
 MOMENTUM_LOOKBACK = 252
 MOMENTUM_SKIP = 21
 VOLATILITY_LOOKBACK = 63
 TRADING_DAYS = 252
 PARALLEL_FROM = 40
+SMALLEST_VARIANCE = 1e-14
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def fit_anchors(
     Raises
     ------
     DataError
-        If there are fewer than two assets, or too few rows for the longest window.
+        If there are fewer than two assets, too few rows for the longest window, or an asset
+        whose price stands still for a whole window.
     """
     if prices.n_assets < 2:
         raise DataError(
@@ -142,6 +144,20 @@ def _window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
     return prices.close[max(0, row - length) : row + 1]
 
 
+def _moving_window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
+    """The window of a refit, refused where an asset has no variance: no anchor can weigh it."""
+    window = _window(prices, row, settings)
+    moved = np.var(np.diff(np.log(window), axis=0)[-settings.anchor_window :], axis=0)
+    still = np.flatnonzero(moved < SMALLEST_VARIANCE)
+    if len(still):
+        raise DataError(
+            f"{prices.source}: the price of {prices.assets[still[0]]!r} grew evenly in the "
+            f"{len(window) - 1} days before {prices.dates[row]}; leave the asset out (cash is "
+            "there without it)"
+        )
+    return window
+
+
 def _window_key(prices: PriceTable, row: int, settings: MarketSettings) -> str:
     return content_key(_window(prices, row, settings))
 
@@ -168,7 +184,7 @@ def _fit_all(
     from joblib import Parallel, delayed
 
     jobs = 2 if len(missing) >= PARALLEL_FROM else 1
-    windows = (_window(prices, int(rows[i]), settings) for i in missing)
+    windows = (_moving_window(prices, int(rows[i]), settings) for i in missing)
     fits = Parallel(n_jobs=jobs, return_as="generator", batch_size=8)(
         delayed(fit_window)(
             window,
@@ -225,11 +241,11 @@ def _clean(weights: Any) -> Float:
 
 def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
     """Long-only maximum Sharpe with shrunk moments; None where no mean within the cap is > 0."""
-    from skfolio.moments import LedoitWolf, ShrunkMu
+    from skfolio.moments import LedoitWolf
     from skfolio.optimization import MeanRisk, ObjectiveFunction
     from skfolio.prior import EmpiricalPrior
 
-    prior = EmpiricalPrior(mu_estimator=ShrunkMu(), covariance_estimator=LedoitWolf())
+    prior = EmpiricalPrior(mu_estimator=_shrinkage(), covariance_estimator=LedoitWolf())
     prior.fit(returns)
     cap = max(cap, 1.0 / returns.shape[1])
     if _largest_mean(prior.return_distribution_.mu, cap) <= 0:
@@ -240,6 +256,25 @@ def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
         max_weights=cap,
     )
     return _clean(model.fit(returns).weights_)
+
+
+def _shrinkage() -> Any:
+    """James & Stein's shrinkage of means to their average, its share kept within [0, 1].
+
+    skfolio's own share can pass 1, which turns the order of the assets round (on us20 in one
+    refit of ten), or be negative, which drives the means apart.
+    """
+    from skfolio.moments import ShrunkMu
+
+    class PositivePart(ShrunkMu):  # type: ignore[misc]
+        def fit(self, X: Float, y: Any = None, **parameters: Any) -> PositivePart:
+            super().fit(X, y, **parameters)
+            self.beta_ = float(np.clip(self.beta_, 0.0, 1.0))
+            self.alpha_ = 1.0 - self.beta_
+            self.mu_ = self.alpha_ * np.mean(X, axis=0) + self.beta_ * self.mu_target_
+            return self
+
+    return PositivePart()
 
 
 def _largest_mean(mu: Float, cap: float) -> float:

@@ -24,7 +24,7 @@ class Span:
     stop: int
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return max(0, self.stop - self.start)
 
     def dates(self, dates: NDArray[np.datetime64]) -> tuple[str, str]:
         return str(dates[self.start]), str(dates[self.stop - 1])
@@ -74,7 +74,7 @@ def make_splits(
     for name, span in splits.named().items():
         if len(span) < MIN_ROWS:
             raise DataError(
-                f"the {name} split has {max(0, len(span))} rows, needs {MIN_ROWS}; "
+                f"the {name} split has {len(span)} rows, needs {MIN_ROWS}; "
                 f"usable days are {dates[first_row]} to {dates[-1]}: move train_end or "
                 "validation_end, or give a longer history"
             )
@@ -110,7 +110,7 @@ def walk_forward(
     from skfolio.model_selection import WalkForward
 
     folds = WalkForward(
-        test_size=test_size, train_size=train_size, purged_size=purge, expend_train=expanding
+        test_size=test_size, train_size=train_size, purged_size=purge, expand_train=expanding
     )
     for train, test in folds.split(np.zeros((n_rows - first_row, 1))):
         yield (

@@ -20,11 +20,11 @@ from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_data
 
 __all__ = ["cached_dataset", "collect_dataset", "dataset_key"]
 
-VERSION = 3
+VERSION = 4
 # Recorded actions stay off the corners of the box: there a squashed Gaussian has to put its mean
 # at infinity, and a few such actions drag a whole policy along.
 LARGEST_ACTION = 0.95
-GATE_FLOOR = 0.05
+GATE_FLOOR = 0.08
 Progress = Callable[[int, int], None]
 
 

@@ -1,0 +1,72 @@
+"""Code blocks of README and docs: Python runs, commands parse, YAML resolves."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from finflow_sb3.cli.app import app
+from finflow_sb3.config_files import resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, code) of every block in this language."""
+    found = []
+    for page in PAGES:
+        for kind, code in BLOCK.findall(page.read_text()):
+            if kind == language:
+                found.append((page.name, code))
+    return found
+
+
+def commands() -> list[str]:
+    """Every `finflow ...` line of the shell blocks, continuation lines joined."""
+    lines = []
+    for _, code in blocks("bash"):
+        for line in code.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("finflow "):
+                lines.append(line.split(" # ")[0].strip())
+    return lines
+
+
+def named(items: list[tuple[str, str]]) -> list[object]:
+    return [pytest.param(code, id=f"{page}-{i}") for i, (page, code) in enumerate(items)]
+
+
+@pytest.mark.parametrize("code", named(blocks("python")))
+def test_python_blocks_run(code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_parse(line: str) -> None:
+    """Every flag exists and takes its value; nothing is run."""
+    group = typer.main.get_command(app)
+    words = shlex.split(line)[1:]
+    context = group.make_context("finflow", list(words))
+    while hasattr(context.command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        name, command, args = context.command.resolve_command(context, rest)
+        assert command is not None, line
+        context = command.make_context(name, list(args), parent=context)
+    assert context.command.name in words
+
+
+@pytest.mark.parametrize("code", named(blocks("yaml")))
+def test_yaml_blocks_resolve(code: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yml"
+    path.write_text(code)
+    assert resolve(algo="cqsac", files=[path]).as_dict() != resolve(algo="cqsac").as_dict()

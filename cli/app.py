@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from finflow_sb3.cli import config, data, doctor
+from finflow_sb3.cli import collect, config, data, doctor, evaluate, finetune, pretrain, train
 from finflow_sb3.cli.console import print_error
 from finflow_sb3.errors import FinflowError
 
@@ -76,10 +76,20 @@ def _finflow(
     """Learn a portfolio allocation offline, fine-tune it online, and evaluate it honestly."""
 
 
+_COMMANDS = {
+    "demo": train.demo_command,
+    "doctor": doctor.command,
+    "collect": collect.command,
+    "pretrain": pretrain.command,
+    "finetune": finetune.command,
+    "train": train.train_command,
+    "evaluate": evaluate.command,
+}
+
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
-for _name, _command in (("doctor", doctor.command),):
-    app.command(_name)(_command)
 
 
 def main() -> None:

@@ -368,7 +368,7 @@ def resume(
         write_config(settings, folder.path / "config.yml")
     watch.started(folder.path)
     step = checkpoint.state["counters"]["num_timesteps"]
-    watch.remark(f"resuming {folder.path} at step {step:,} of {settings.cqsac.n_timesteps:,}")
+    watch.remark(f"Resuming at step {step:,} of {settings.cqsac.n_timesteps:,}.")
     return _run(settings, market, folder, artefact, data, watch, checkpoint, stop_at)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from markets import batch_of, random_prices, small_market
 
 from finflow_sb3.config import (
     CollectSettings,
@@ -29,7 +30,6 @@ from finflow_sb3.offline.collect import collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact, stacked_weights
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
-from markets import batch_of, random_prices, small_market
 
 TINY: dict[str, Any] = {
     "expert_hidden": 4,
@@ -144,11 +144,11 @@ def tiny_settings(folder: Path, **changes: dict[str, Any]) -> Settings:
         collect=CollectSettings(episodes=16, n_envs=16),
         iql=IQLSettings(epochs=2, steps_per_epoch=5, batch_size=32, policy_kwargs=TINY),
         cqsac=CQSACSettings(
-            n_timesteps=400,
+            n_timesteps=240,
             n_envs=4,
             policy_kwargs=TINY,
             batch_size=16,
-            buffer_size=160,
+            buffer_size=80,
             learning_starts=40,
             cql_alpha=1.0,
             cql_alpha_final=0.2,

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from learning_fixtures import TINY, artefact_of, market_states, random_box, trained_iql
+from learning_fixtures import TINY, artefact_of, market_states, trained_iql
 from markets import small_market
 from sb3_contrib import TQC
 from stable_baselines3 import HerReplayBuffer

@@ -327,32 +327,28 @@ def test_info_dates_and_end_figures() -> None:
 
 
 def test_episodes_lie_in_their_split() -> None:
-    market = small_market()
-    batch = batch_of(
-        market, EnvSettings(episode_length=30), 200, market.splits.train, evaluation=False
-    )
-    first, stop = market.splits.train.start, market.splits.train.stop
-    assert batch.row.min() >= first
-    assert batch.row.max() + 30 <= stop - 1
-    # Both ends can be drawn: 200 draws of about 180 starts come close to them.
-    assert batch.row.min() < first + 8
-    assert batch.row.max() > stop - 1 - 30 - 8
+    """Of 33 rows, episodes of 30 days (31 rows) start on the first three: on each of them."""
+    span = Span(300, 333)
+    env = EnvSettings(episode_length=30)
+    batch = batch_of(small_market(), env, 100, span, evaluation=False)
+    assert set(batch.row) == {300, 301, 302}
+    short = batch_of(small_market(), EnvSettings(episode_length=99), 5, span, evaluation=False)
+    assert set(short.row) == {300}
+    assert short.episode_length == 32
 
 
 def test_ruin_terminates_and_time_truncates() -> None:
     market = market_for({"action_base": "none"})
-    broke = EnvSettings(action_base="none", fee=0.2, ruin=0.5, episode_length=10)
+    broke = EnvSettings(
+        action_base="none", fee=0.2, ruin=0.6, episode_length=2, initial_weights="equal"
+    )
     batch = batch_of(market, broke, evaluation=False)
-    lengths = []
-    for step in range(10):
-        out = batch.step_to(np.eye(6)[[step % 2]])
-        if out.terminated[0]:
-            assert not out.truncated[0]
-            lengths.append(step + 1)
-            break
-        assert batch.value[0] > 0.5
-    # From one asset to another μ = 0.8/1.2; from equal weights not much more: 2/3·0.77 ≈ 0.51.
-    assert lengths in ([2], [3])
+    # From equal weights into one of five: 1.2·μ = 0.88; then from one to another: 1.2·μ = 0.8.
+    first, second = batch.step_to(np.eye(6)[[0]]), batch.step_to(np.eye(6)[[1]])
+    assert not (first.terminated[0] or first.truncated[0])
+    assert batch.value[0] == pytest.approx(0.88 / 1.2 * 0.8 / 1.2, rel=0.1)
+    assert second.terminated[0]
+    assert not second.truncated[0]
     patient = batch_of(market, EnvSettings(action_base="none", episode_length=10), evaluation=False)
     ends = [patient.step(np.zeros((1, 6))) for _ in range(10)]
     assert [bool(e.truncated[0]) for e in ends] == [False] * 9 + [True]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learning_fixtures import layout_of, random_box, random_states, shake
 from torch import nn
 
 from finflow_sb3.errors import ConfigError
@@ -17,7 +18,6 @@ from finflow_sb3.nets.distributions import log_prob, sample_with_log_prob
 from finflow_sb3.nets.experts import FlatExperts, LayoutExperts
 from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.nets.stacked import StackedLinear
-from learning_fixtures import layout_of, random_box, random_states, shake
 
 LAYOUTS = [
     pytest.param(layout_of(6, base, lagged), id=f"{base}{'-lagged' if lagged else ''}")

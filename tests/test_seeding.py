@@ -311,6 +311,8 @@ def test_seeded_target_entropy_leaves_the_environment_alone(artefact: Artefact) 
     plain = Settings(cqsac=CQSACSettings(**base), run=RunSettings(device="cpu"))
     with_entropy, _ = prepare(settings, market, artefact)
     without, _ = prepare(plain, market, artefact)
+    again, _ = prepare(settings, market, artefact)
+    assert again.target_entropy == with_entropy.target_entropy, "a seed gives the same number"
     size = market.layout.action_size
     assert -3.0 * size < float(with_entropy.target_entropy) < size * math.log(2.0)
     assert float(without.target_entropy) == -size

@@ -61,7 +61,8 @@ class OfflineData(Protocol):
 
 class PolicyStep(NamedTuple):
     """Actions [B, A] of the present policy, log π [B, 1], mean before the tanh [B, A], gates
-    [B, K] or None."""
+    [B, K] or None.
+    """
 
     actions: th.Tensor
     log_prob: th.Tensor
@@ -78,7 +79,8 @@ class CQSAC(SAC):
     Parameters
     ----------
     actor_lr, critic_lr : learning rates where they differ from `learning_rate`
-    cql_alpha : weight of the conservative penalty at the start
+    cql_alpha : weight of the conservative penalty at the start, against the quantile loss
+        summed over quantiles: both are divided by N. Over N/2 the penalty wins and Q runs away
     cql_alpha_final : its weight at the end of training (linear in between); constant if None
     cql_n_actions : sampled actions from each of uniform, π(·|s) and π(·|s')
     cql_batch_size : states of each batch that the penalty is computed on (an unbiased estimate
@@ -250,16 +252,14 @@ class CQSAC(SAC):
         self._n_updates += gradient_steps
         self._record(logs)
 
-    def _update_temperature(
-        self, log_prob: th.Tensor, logs: dict[str, th.Tensor]
-    ) -> th.Tensor:
+    def _update_temperature(self, log_prob: th.Tensor, logs: dict[str, th.Tensor]) -> th.Tensor:
         """J(α) = −log α·(log π + target entropy); returns α as it was before the step."""
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
             return self.ent_coef_tensor
         ent_coef = th.exp(self.log_ent_coef.detach())
         loss = -(self.log_ent_coef * (log_prob + float(self.target_entropy)).detach()).mean()
         self.ent_coef_optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.ent_coef_optimizer.step()
         logs["ent_coef_loss"] = loss.detach()
         return ent_coef
@@ -274,7 +274,10 @@ class CQSAC(SAC):
         alpha = self._cql_alpha_now()
         if alpha > 0.0:
             penalty = self._conservative_penalty(batch, quantiles.mean(dim=2).T)
-            loss = loss + alpha * penalty
+            # The quantile loss is a mean over N quantiles of bounded slope: weighed against it
+            # unscaled, any α over a half wins for good and Q runs away. Against their sum, as
+            # the papers have it, α keeps its meaning up to N/2.
+            loss = loss + alpha / quantiles.shape[2] * penalty
             logs["cql_penalty"] = penalty.detach()
         self.critic.optimizer.zero_grad()
         loss.backward()
@@ -288,8 +291,8 @@ class CQSAC(SAC):
         with th.no_grad():
             after = self._act(batch.next_observations)
             pooled = self.critic_target(batch.next_observations, after.actions).flatten(1)
-            keep = self.critic.quantiles_total
-            keep -= self.top_quantiles_to_drop_per_net * self.critic.n_critics
+            dropped = self.top_quantiles_to_drop_per_net * self.policy.critic.n_critics
+            keep = self.policy.critic.quantiles_total - dropped
             kept = th.sort(pooled, dim=1).values[:, :keep]
             if self.backup_entropy:
                 kept = kept - ent_coef * after.log_prob
@@ -316,7 +319,7 @@ class CQSAC(SAC):
             from_there, there_density = sample_with_log_prob(*self._gaussian(there), count)
             flat = th.full_like(here_density, log_uniform_density(size))
         actions = th.cat([uniform, from_here, from_there], dim=1)
-        q = self.critic.score(here, actions).mean(dim=3)
+        q = self.policy.critic.score(here, actions).mean(dim=3)
         if self.cal_ql:
             q = self._calibrated(q, here, count)
         density = th.cat([flat, here_density, there_density], dim=1)
@@ -361,12 +364,12 @@ class CQSAC(SAC):
 
     def _act(self, observations: th.Tensor) -> PolicyStep:
         """Reparametrised actions of the present policy."""
-        if isinstance(self.actor, ExpertActor):
-            out = self.actor.evaluate(observations)
-            dist = self.actor.action_dist
-            actions, log_prob = dist.log_prob_from_params(out.mean, out.log_std)
+        actor = self.policy.actor
+        if isinstance(actor, ExpertActor):
+            out = actor.evaluate(observations)
+            actions, log_prob = actor.action_dist.log_prob_from_params(out.mean, out.log_std)
             return PolicyStep(actions, log_prob.reshape(-1, 1), out.mean, out.gates)
-        actions, log_prob = self.actor.action_log_prob(observations)
+        actions, log_prob = actor.action_log_prob(observations)
         return PolicyStep(actions, log_prob.reshape(-1, 1), None, None)
 
     def _gaussian(self, observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -482,8 +485,10 @@ def _joined(
     moved = tuple(part.to(device) for part in parts)
     if online is None:
         return ReplayBufferSamples(*moved)
-    both = [th.cat([mine, theirs]) for mine, theirs in zip(online[:5], moved, strict=True)]
+    observations, actions, after, dones, rewards = (
+        th.cat([mine, theirs]) for mine, theirs in zip(online[:5], moved, strict=True)
+    )
     discounts = online.discounts
     if discounts is not None:
-        discounts = th.cat([discounts, th.full_like(moved[4], gamma)])
-    return ReplayBufferSamples(*both, discounts=discounts)
+        discounts = th.cat([discounts, th.full_like(offline.rewards, gamma, device=device)])
+    return ReplayBufferSamples(observations, actions, after, dones, rewards, discounts)

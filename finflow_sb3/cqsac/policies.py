@@ -23,7 +23,13 @@ from torch import nn
 
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.critics import CriticSizes, FlatEncoder, SetEncoder, ValueEncoder, make_encoder
+from finflow_sb3.nets.critics import (
+    CriticSizes,
+    FlatEncoder,
+    SetEncoder,
+    ValueEncoder,
+    make_encoder,
+)
 from finflow_sb3.nets.experts import PolicyOutput, make_experts
 from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.nets.stacked import StackedLinear

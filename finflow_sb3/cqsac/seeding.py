@@ -87,7 +87,8 @@ def _load(module: nn.Module, weights: dict[str, Tensor], name: str) -> int:
 @th.no_grad()
 def seeded_entropy(model: CQSAC, observations: Tensor, samples: int = 16) -> float:
     """Mean entropy of the policy over `observations` [B, D], estimated from `samples` actions
-    each; the target entropy that keeps a seeded policy as wide as it came."""
+    each; the target entropy that keeps a seeded policy as wide as it came.
+    """
     out = model.policy.actor.evaluate(observations)
     _, density = sample_with_log_prob(out.mean, out.log_std, samples)
     return float(-density.mean())

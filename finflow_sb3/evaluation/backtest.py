@@ -54,7 +54,8 @@ def baselines(
     market: ObservedMarket, span: Span, env: EnvSettings, execution_lag: int | None = None
 ) -> list[Curve]:
     """Equal weight (rebalanced every 21 days), buy and hold, the anchors' average and each
-    anchor (traded at the environment's trade rate), at the same costs and constraints."""
+    anchor (traded at the environment's trade rate), at the same costs and constraints.
+    """
     env = _lagged(env, execution_lag)
     names = [f"anchor: {name}" for name in market.anchors.names]
     slow = dataclasses.replace(env, trade_rate=default_trade_rate(env))

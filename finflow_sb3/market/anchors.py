@@ -268,8 +268,8 @@ def _shrinkage() -> Any:
 
     class PositivePart(ShrunkMu):  # type: ignore[misc]
         def fit(self, X: Float, y: Any = None, **parameters: Any) -> PositivePart:
-            super().fit(X, y, **parameters)
-            self.beta_ = float(np.clip(self.beta_, 0.0, 1.0))
+            share = super().fit(X, y, **parameters).beta_
+            self.beta_ = float(np.clip(share, 0.0, 1.0))
             self.alpha_ = 1.0 - self.beta_
             self.mu_ = self.alpha_ * np.mean(X, axis=0) + self.beta_ * self.mu_target_
             return self

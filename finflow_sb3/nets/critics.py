@@ -7,6 +7,7 @@ computed once, and any number of actions is scored on top of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ class FlatEncoder(nn.Module):
         self.stack, self.obs_size = stack, obs_size
         sizes = [obs_size + action_size, *hidden]
         self.layers = nn.ModuleList(
-            StackedLinear(stack, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            StackedLinear(stack, a, b) for a, b in pairwise(sizes)
         )
         self.activation = activation()
         self.out_size = sizes[-1]
@@ -60,12 +61,14 @@ class FlatEncoder(nn.Module):
         hidden = self.activation(hidden.view(self.stack, batch * count, -1))
         for layer in self.layers[1:]:
             hidden = self.activation(layer(hidden))
-        return hidden
+        out: Tensor = hidden
+        return out
 
 
 class SetEncoder(nn.Module):
     """C encoders over tokens: (features, weights, tilt) of each asset, mean- and max-pooled,
-    joined with the context and the gate's action; then a perceptron. No last linear layer."""
+    joined with the context and the gate's action; then a perceptron. No last linear layer.
+    """
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class SetEncoder(nn.Module):
         sizes = [2 * token_hidden + view.context_size + self.n_gates, *hidden]
         self.context_start = 2 * token_hidden
         self.layers = nn.ModuleList(
-            StackedLinear(stack, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            StackedLinear(stack, a, b) for a, b in pairwise(sizes)
         )
         self.out_size = sizes[-1]
 

@@ -157,5 +157,3 @@ def make_experts(
     if layout is None:
         return FlatExperts(obs_size, action_size, **sizes)
     return LayoutExperts(layout, **sizes)
-
-

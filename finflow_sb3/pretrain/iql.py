@@ -127,7 +127,8 @@ class ExpertIQLImpl(IQLImpl):
 
     def compute_target(self, batch: TorchMiniBatch) -> Tensor:
         """V(s') for every quantile, [B, N]: the critic's return distribution is that of one
-        reward on top of a known value."""
+        reward on top of a known value.
+        """
         value = super().compute_target(batch)
         return value.expand(-1, self.n_quantiles)
 
@@ -151,7 +152,8 @@ class ExpertIQLImpl(IQLImpl):
 
     def compute_actor_loss(self, batch: TorchMiniBatch, action: Any) -> DDPGBaseActorLoss:
         """−E[min(exp(β·A), w_max)·log π(a|s)], π a squashed Gaussian (eq. 7), with the gate's
-        load balancing and the pull towards the zero action."""
+        load balancing and the pull towards the zero action.
+        """
         density = log_prob(action.mu, action.logstd, batch.actions)
         with torch.no_grad():
             weight = self._compute_weight(batch)[:, 0]
@@ -228,7 +230,7 @@ class ExpertIQL(IQL):
             observation_shape=observation_shape,
             action_size=action_size,
             modules=IQLModules(
-                policy=policy,  # type: ignore[arg-type]
+                policy=policy,
                 q_funcs=q_funcs,
                 targ_q_funcs=targets,
                 value_func=value,

@@ -61,13 +61,13 @@ class CheckpointStore:
     ) -> Path:
         """Write the checkpoint of a step, point `latest` to it, remove old ones."""
         final = self.folder / f"step_{step:012d}"
-        temporary = self.folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = self.folder / f".{final.name}.new"
+        for leftover in self.folder.glob(".step_*"):  # of a process that was killed
+            shutil.rmtree(leftover)
         temporary.mkdir(parents=True)
         try:
             self._fill(temporary, step, tensors, state)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
+            _replace(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -162,12 +162,28 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        manifest: Any = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / MANIFEST}: cannot be read ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    if not known or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"{path / MANIFEST}: not the manifest of a finflow checkpoint")
-    return manifest
+    checked: dict[str, Any] = manifest
+    return checked
+
+
+def _replace(new: Path, final: Path) -> None:
+    """Rename `new` to `final`; what stood there is removed last, and comes back on failure."""
+    old = final.with_name(f".{final.name}.old")
+    if final.exists():
+        final.rename(old)
+    try:
+        new.rename(final)
+    except BaseException:
+        if old.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

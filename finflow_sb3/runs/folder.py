@@ -26,8 +26,8 @@ class RunFolder:
         parent = Path(log_dir) / algo
         parent.mkdir(parents=True, exist_ok=True)
         stem = env.replace("/", "-")
-        taken = [int(n) for p in parent.glob(f"{stem}_*") if (n := p.name[len(stem) + 1 :]).isdigit()]
-        number = max(taken, default=0)
+        endings = [path.name[len(stem) + 1 :] for path in parent.glob(f"{stem}_*")]
+        number = max((int(ending) for ending in endings if ending.isdigit()), default=0)
         while True:
             number += 1
             path = parent / f"{stem}_{number}"

@@ -25,7 +25,8 @@ class MetricsLog:
         self.path = path
         if size is not None and path.exists():
             with path.open("r+b") as file:
-                file.truncate(size)
+                # Never longer than it is: that would fill the file with zeros.
+                file.truncate(min(size, path.stat().st_size))
         elif size is None:
             path.unlink(missing_ok=True)
         self._file = path.open("ab")
@@ -33,7 +34,7 @@ class MetricsLog:
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(tensorboard))
 
     def write(self, step: int, **values: Any) -> None:
         """One line; numbers that are not finite become null."""

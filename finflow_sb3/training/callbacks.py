@@ -158,7 +158,7 @@ class TrainingCallback(BaseCallback):
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Deterministic actions of the present policy."""
-        actions, _ = self.model.predict(observations, deterministic=True)  # type: ignore[arg-type]
+        actions, _ = self.model.predict(observations, deterministic=True)
         return np.asarray(actions)
 
     def checkpoint(self) -> Path | None:

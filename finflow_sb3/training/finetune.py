@@ -15,6 +15,7 @@ from safetensors.torch import save
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.seeding import SeedReport, seed, seeded_entropy
+from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.cache import write_whole
@@ -117,25 +118,25 @@ def prepare(
         model.set_offline_data(dataset)
     if artefact is None:
         if settings.cqsac.target_entropy == "seeded":
-            raise ConfigError("target_entropy: seeded needs a pretrained run; give a number or auto")
+            raise ConfigError(
+                "target_entropy: seeded needs a pretrained run; set auto"
+            )
         return model, None
     report = seed(model, artefact)
     if settings.cqsac.target_entropy == "seeded":
-        model.target_entropy = seeded_entropy(model, _sample_observations(model))
+        states = _sample_observations(settings, market).to(model.device)
+        model.target_entropy = seeded_entropy(model, states)
     return model, report
 
 
-def _sample_observations(model: CQSAC) -> torch.Tensor:
-    """Observations of the training split: resets of the training environment's own batch."""
-    env: Any = model.env
-    batch = env.batch
-    arrays, states = batch.state()
-    parts: list[torch.Tensor] = []
-    while sum(len(part) for part in parts) < ENTROPY_STATES:
-        batch.reset()
-        parts.append(torch.from_numpy(batch.observations()))
-    batch.restore(arrays, states)
-    return torch.cat(parts)[:ENTROPY_STATES].to(model.device)
+def _sample_observations(settings: Settings, market: ObservedMarket) -> torch.Tensor:
+    """Observations of the training split: the starts of episodes, the same for a seed."""
+    seeds: list[int | None] = [settings.run.seed + i for i in range(ENTROPY_STATES)]
+    batch = PortfolioBatch(
+        market, market.splits.train, ENTROPY_STATES, settings.env_kwargs, seeds=seeds
+    )
+    batch.reset()
+    return torch.from_numpy(batch.observations())
 
 
 def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) -> None:

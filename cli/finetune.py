@@ -1,0 +1,131 @@
+"""`finflow finetune`: CQSAC online, from a pretrained run, from scratch, or from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finflow_sb3.cli.console import print_error, print_json
+from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.runs import refuse_flags, settings_from
+from finflow_sb3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finflow_sb3.config import Settings
+    from finflow_sb3.pipeline import Finetuned
+
+__all__ = ["check_finished", "command"]
+
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Go on with a run, or from one checkpoint of it."),
+]
+
+
+@shared_options
+def command(
+    shared: Shared,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Pretraining run to start from; its settings hold too."),
+    ] = None,
+    resume: Resume = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Offline data to mix in.", show_default="collected if needed"),
+    ] = None,
+    n_timesteps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
+    sac_episodes: Annotated[
+        int | None, typer.Option(min=1, help="The same in episodes of episode_length steps.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Transitions in a batch.")] = None,
+    checkpoint_interval: Annotated[
+        int | None, typer.Option(help="Episodes between checkpoints.")
+    ] = None,
+    max_checkpoints: Annotated[int | None, typer.Option(help="Checkpoints kept.")] = None,
+    save_best: Annotated[
+        bool | None, typer.Option(help="Keep the policy that was best on validation.")
+    ] = None,
+    save_latest: Annotated[bool | None, typer.Option(help="Write checkpoints.")] = None,
+) -> None:
+    """Train CQSAC online, from a pretrained run or from scratch; Ctrl-C saves a checkpoint."""
+    cqsac = {"n_timesteps": n_timesteps, "batch_size": batch_size}
+    run = {
+        "checkpoint_interval": checkpoint_interval,
+        "max_checkpoints": max_checkpoints,
+        "save_best": save_best,
+        "save_latest": save_latest,
+    }
+    if n_timesteps is not None and sac_episodes is not None:
+        raise ConfigError("--n-timesteps and --sac-episodes say the same; give one of the two")
+    if resume is not None:
+        own = {"pretrained": pretrained, "dataset": dataset, "sac_episodes": sac_episodes}
+        own |= {"batch_size": batch_size, **run}
+        refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
+        finetuned = _resumed(resume, n_timesteps)
+    else:
+        settings = _settings(shared, pretrained, sac_episodes, cqsac=cqsac, run=run)
+        finetuned = _new(settings, pretrained, dataset)
+    if shared.json:
+        print_json(finetuned)
+    check_finished(finetuned, "finetune --resume")
+    if not shared.json:
+        from finflow_sb3.cli.results import show_finetuned
+
+        show_finetuned(finetuned)
+
+
+def _settings(
+    shared: Shared, pretrained: Path | None, episodes: int | None, **sections: dict[str, Any]
+) -> Settings:
+    run = pretrained.parent if pretrained and pretrained.name == "best" else pretrained
+    if run is not None and (run / "config.yml").is_file():
+        settings = settings_from(run, shared, "cqsac", **sections)
+    else:
+        settings = shared_settings(shared, "cqsac", **sections)
+    if episodes is None:
+        return settings
+    return settings.replace(cqsac={"n_timesteps": episodes * settings.env_kwargs.episode_length})
+
+
+def _new(settings: Settings, pretrained: Path | None, dataset: Path | None) -> Finetuned:
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.pipeline import finetune
+
+    with watching() as watch:
+        return finetune(settings, pretrained, dataset, watch=watch)
+
+
+def _resumed(run: Path, n_timesteps: int | None) -> Finetuned:
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.pipeline import resume
+
+    with watching() as watch:
+        return resume(run, n_timesteps, watch=watch)
+
+
+def check_finished(finetuned: Finetuned, go_on: str) -> None:
+    """Say how to go on with a run that was stopped, and exit with 130.
+
+    Parameters
+    ----------
+    go_on : the command that goes on, as in "finetune --resume"
+    """
+    if finetuned.finished:
+        return
+    from finflow_sb3.cli.watching import stopped
+
+    what = f"stopped at step {finetuned.steps:,}"
+    if (finetuned.run / "checkpoints" / "latest.json").is_file():
+        stopped(what, go_on, finetuned.run)
+    else:
+        print_error(f"{what}; save_latest is off, so that there is no checkpoint to go on from")
+    raise typer.Exit(130)

@@ -1,0 +1,136 @@
+"""How the results of the stages are printed on stdout."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from finflow_sb3.cli.console import out
+from finflow_sb3.evaluation.plot_style import label
+from finflow_sb3.evaluation.report_page import number
+from finflow_sb3.pipeline import Collected, Evaluated, Finetuned, Pretrained
+
+__all__ = ["command", "show_collected", "show_evaluated", "show_finetuned", "show_pretrained"]
+
+RETURNS = {
+    "annual\nreturn": ("lag_0", "annual_return", "percent"),
+    "vola-\ntility": ("lag_0", "volatility", "percent"),
+    "Sharpe": ("lag_0", "sharpe", "ratio"),
+    "Sharpe,\nlag 1": ("lag_1", "sharpe", "ratio"),
+    "Sortino": ("lag_0", "sortino", "ratio"),
+    "Calmar": ("lag_0", "calmar", "ratio"),
+}
+RISKS_AND_COSTS = {
+    "max\ndrawdown": ("lag_0", "max_drawdown", "percent"),
+    "CVaR\n5 %": ("lag_0", "cvar_95", "fine"),
+    "turnover\na year": ("lag_0", "turnover", "times"),
+    "costs\na year": ("lag_0", "cost_drag", "fine"),
+    "win\nrate": ("lag_0", "win_rate", "percent"),
+}
+VALIDATION = {
+    "Sharpe": ("sharpe", "ratio"),
+    "log return above equal weight, a year": ("excess", "fine"),
+    "annual return": ("annual_return", "percent"),
+    "max drawdown": ("max_drawdown", "percent"),
+    "turnover a year": ("turnover", "times"),
+}
+WIDE = 120
+
+
+def command(text: str, *paths: Path) -> str:
+    """A command line with its paths quoted for the shell."""
+    return " ".join(["finflow", text, *(shlex.quote(str(path)) for path in paths)])
+
+
+def show_collected(collected: Collected, prices: str) -> None:
+    table = _table("behaviour", "episodes", "mean reward a step", "mean distance")
+    for name, (episodes, reward, distance) in collected.behaviours.items():
+        row = (f"{episodes:,}", number(reward, "plain"), number(distance, "plain"))
+        table.add_row(name.replace("_", " "), *row)
+    out.print(table)
+    _line(
+        f"{collected.transitions:,} transitions in {collected.episodes:,} episodes: "
+        f"{collected.path}"
+    )
+    if collected.path.suffix != ".npz":
+        source = "" if prices == "us20" else f" --prices {shlex.quote(prices)}"
+        _line(f"Next: {command('pretrain --dataset', collected.path)}{source}")
+
+
+def show_pretrained(pretrained: Pretrained) -> None:
+    table = _table("validation, net of costs", f"epoch {pretrained.best_epoch}", "untrained")
+    for name, (key, kind) in VALIDATION.items():
+        figures = (pretrained.validation[key], pretrained.untrained[key])
+        table.add_row(name, *(number(figure, kind) for figure in figures))
+    lines = {
+        "Run": str(pretrained.run),
+        "Best epoch": str(pretrained.best_epoch),
+        "Next": command("finetune --pretrained", pretrained.run),
+    }
+    _panel("Pretrained", table, lines)
+
+
+def show_finetuned(finetuned: Finetuned) -> None:
+    table = _table("validation, net of costs", "last")
+    for name, (key, kind) in VALIDATION.items():
+        table.add_row(name, number(finetuned.validation[key], kind))
+    lines = {"Run": str(finetuned.run), "Steps": f"{finetuned.steps:,}"}
+    if finetuned.best is not None:
+        lines["Best validation Sharpe"] = number(finetuned.best, "ratio")
+    if (finetuned.run / "best").is_dir():
+        lines["Next"] = command("evaluate", finetuned.run)
+    _panel("Fine-tuned", table, lines)
+
+
+def show_evaluated(evaluated: Evaluated) -> None:
+    first, last = evaluated.dates
+    out.print(Text(f"Test split, {first} to {last}, net of costs:"))
+    sets = [RETURNS | RISKS_AND_COSTS] if out.width >= WIDE else [RETURNS, RISKS_AND_COSTS]
+    for columns in sets:
+        out.print(_measures(evaluated, columns))
+    out.print(Text(evaluated.verdict))
+    _line(f"Report: {evaluated.report}")
+
+
+def _measures(evaluated: Evaluated, columns: dict[str, tuple[str, str, str]]) -> Table:
+    """A row for each curve, the run's own first and bold."""
+    table = _table("", *columns)
+    names = sorted(evaluated.measures, key=lambda name: name != evaluated.policy)
+    for name in names:
+        found = evaluated.measures[name]
+        cells = (number(found[lag][key], kind) for lag, key, kind in columns.values())
+        own = name == evaluated.policy
+        table.add_row(label(name), *cells, style="bold cyan" if own else "", end_section=own)
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", vertical="bottom")
+    return table
+
+
+def _panel(title: str, table: Table, lines: dict[str, str]) -> None:
+    """A frame where it fits; a path that would be cut by it stands on lines of its own."""
+    width = max(map(len, lines)) + 2
+    rows = [f"{name + ':':<{width}}{text}" for name, text in lines.items()]
+    if max(map(len, rows)) + 4 <= out.width:
+        body: Iterable[RenderableType] = [table, *(Text(row) for row in rows)]
+        out.print(Panel.fit(Group(*body), title=title, title_align="left"))
+        return
+    out.print(table)
+    for row in rows:
+        _line(row)
+
+
+def _line(text: str) -> None:
+    out.print(Text(text), soft_wrap=True)

@@ -1,0 +1,65 @@
+"""What commands that start from a run have in common: its settings, and flags it does not take."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from finflow_sb3.cli.options import Shared, shared_settings
+from finflow_sb3.config import Settings
+from finflow_sb3.errors import ConfigError
+
+__all__ = ["refuse_flags", "settings_from"]
+
+_FROM_VARIABLES = {"env": "FINFLOW_ENV", "preset": "FINFLOW_PRESET"}
+
+
+def refuse_flags(why: str, shared: Shared, own: dict[str, Any], keep: tuple[str, ...] = ()) -> None:
+    """Refuse flags that would have no effect.
+
+    Parameters
+    ----------
+    why : why they have none, the start of the message
+    own : the command's own flags, None where one was not given
+    keep : names of shared options that do have one
+
+    Raises
+    ------
+    ConfigError
+        Naming the flags that were given.
+    """
+    values = {**own, **dataclasses.asdict(shared)}
+    for name, variable in _FROM_VARIABLES.items():
+        if values[name] == os.environ.get(variable):
+            values[name] = None
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in values.items()
+        if name not in ("json", "quiet", *keep) and value not in (None, [])
+    ]
+    if given:
+        raise ConfigError(f"{why}; leave out {', '.join(given)}")
+
+
+def settings_from(run: Path, shared: Shared, algo: str, /, **sections: dict[str, Any]) -> Settings:
+    """Settings that go on from those of `run`: what else is given overrides its config.yml.
+
+    The order of `finflow_sb3.config_files.resolve` holds, with the run's settings in the place
+    of the packaged defaults.
+    """
+    from finflow_sb3.config_documents import entry_layer, presets
+    from finflow_sb3.config_files import only_environment, read_config, write_config
+
+    inherited = read_config(run / "config.yml")
+    env = shared.env or only_environment(shared.config or []) or inherited.env
+    if shared.preset in presets():  # files rank above presets, and the run comes as a file
+        for (section, name), given in entry_layer(presets()[shared.preset], None, "").items():
+            inherited = inherited.replace(**{section: {name: given.value}})
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "config.yml"
+        write_config(dataclasses.replace(inherited, env=env), base)
+        files = [base, *(shared.config or [])]
+        return shared_settings(dataclasses.replace(shared, env=env, config=files), algo, **sections)

@@ -1,0 +1,145 @@
+"""`finflow train` and `finflow demo`: every stage in a row."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from finflow_sb3.cli.console import console, out, print_json
+from finflow_sb3.cli.finetune import Resume, check_finished
+from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.runs import refuse_flags
+
+if TYPE_CHECKING:
+    from finflow_sb3.config import Settings
+    from finflow_sb3.pipeline import Trained
+
+__all__ = ["demo_command", "train_command"]
+
+Mode = Literal["demo", "full", "offline", "online"]
+ALGO = {"offline": "iql", "online": "cqsac"}
+
+
+@shared_options
+def train_command(
+    shared: Shared,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(
+            help="full pretrains and fine-tunes, offline and online one of both; demo is small.",
+            show_default="full",
+        ),
+    ] = None,
+    iql_epochs: Annotated[int | None, typer.Option(help="Epochs of pretraining.")] = None,
+    sac_episodes: Annotated[
+        int | None, typer.Option(min=1, help="Episodes of fine-tuning, episode_length steps each.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Transitions in a batch, in both phases.")
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
+    ] = None,
+    resume: Resume = None,
+) -> None:
+    """Collect, pretrain, fine-tune and evaluate in one go."""
+    own = {
+        "mode": mode,
+        "iql_epochs": iql_epochs,
+        "sac_episodes": sac_episodes,
+        "batch_size": batch_size,
+        "dataset": dataset,
+    }
+    if resume is not None:
+        refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
+        trained = _resumed(resume)
+    else:
+        chosen = mode or "full"
+        flags: dict[str, dict[str, Any]] = {
+            "iql": {"epochs": iql_epochs, "batch_size": batch_size},
+            "cqsac": {"batch_size": batch_size},
+        }
+        settings = shared_settings(shared, ALGO.get(chosen), **flags)
+        if sac_episodes is not None:
+            steps = sac_episodes * settings.env_kwargs.episode_length
+            settings = settings.replace(cqsac={"n_timesteps": steps})
+        trained = _trained(settings, chosen, dataset)
+    _show(trained, shared.json)
+
+
+@shared_options
+def demo_command(shared: Shared) -> None:
+    """Everything from prices to the report with small settings, in a few minutes."""
+    settings = shared_settings(shared, None)
+    trained = _trained(settings, "demo", None, announce=True)
+    _show(trained, shared.json)
+    if not shared.json and trained.pretrained and trained.finetuned:
+        pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
+        _suggest(settings.market.prices, pretrained, finetuned)
+
+
+def _trained(
+    settings: Settings, mode: Mode, dataset: Path | None, announce: bool = False
+) -> Trained:
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.pipeline import demo_settings, train
+
+    with watching(interrupted="train --resume") as watch:
+        if announce:
+            small = demo_settings(settings)
+            console.print(
+                f"Demo on {small.market.prices}: {small.collect.episodes} episodes of known rules, "
+                f"{small.iql.epochs} epochs of IQL, {small.cqsac.n_timesteps:,} steps of CQSAC, "
+                "a backtest.",
+                markup=False,
+                highlight=False,
+            )
+        return train(settings, mode, dataset, watch)
+
+
+def _resumed(run: Path) -> Trained:
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.pipeline import continue_training
+
+    with watching() as watch:
+        return continue_training(run, watch)
+
+
+def _show(trained: Trained, as_json: bool) -> None:
+    if as_json:
+        print_json(trained)
+    if trained.finetuned is not None:
+        check_finished(trained.finetuned, "train --resume")
+    if not as_json and trained.evaluated is not None:
+        from finflow_sb3.cli.results import show_evaluated
+
+        show_evaluated(trained.evaluated)
+
+
+def _suggest(prices: str, pretrained: Path, finetuned: Path) -> None:
+    from rich.text import Text
+
+    from finflow_sb3.cli.results import command
+
+    source = "" if prices == "us20" else f" --prices {shlex.quote(prices)}"
+    suggestions = {
+        "Train at full length": f"finflow train --mode full{source}",
+        "Fine-tune longer from this start": (
+            f"{command('finetune --pretrained', pretrained)} --n-timesteps 252000"
+        ),
+        "Every figure as JSON": f"{command('evaluate', finetuned)} --json",
+    }
+    out.print(Text("What to try next:"))
+    for what, line in suggestions.items():
+        out.print(Text(f"  {what}:"))
+        out.print(Text(f"    {line}", "cyan"), soft_wrap=True)

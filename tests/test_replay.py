@@ -1,0 +1,165 @@
+"""The portfolio replay buffer returns what SB3's own buffer returns, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from learning_fixtures import market_states
+from markets import small_market
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from finflow_sb3.config import EnvSettings
+from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
+from finflow_sb3.envs.vec import PortfolioVecEnv
+from finflow_sb3.errors import ConfigError
+
+N_ENVS = 3
+
+
+def buffers(env: PortfolioVecEnv, size: int) -> tuple[PortfolioReplayBuffer, ReplayBuffer]:
+    spaces = env.observation_space, env.action_space
+    mine = PortfolioReplayBuffer(
+        size, *spaces, "cpu", N_ENVS, market_rows=env.market.rows, layout=env.layout
+    )
+    return mine, ReplayBuffer(size, *spaces, "cpu", N_ENVS)
+
+
+def play(
+    env: PortfolioVecEnv, targets: list[Any], steps: int, seed: int = 0
+) -> list[tuple[Any, ...]]:
+    """Random steps into every buffer, as SB3's off-policy loop stores them."""
+    rng = np.random.default_rng(seed)
+    observations, trail = env.reset(), []
+    for _ in range(steps):
+        shape = (N_ENVS, env.action_space.shape[0])
+        actions = rng.uniform(-1, 1, size=shape).astype(np.float32)
+        after, rewards, dones, infos = env.step(actions)
+        stored = after.copy()
+        for i in np.flatnonzero(dones):
+            stored[i] = infos[i]["terminal_observation"]
+        trail.append((observations, stored, actions, rewards, dones, infos))
+        for target in targets:
+            target.add(observations, stored, actions, rewards, dones, infos)
+        observations = after
+    return trail
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        pytest.param({}, id="anchors"),
+        pytest.param({"reward": "differential_sharpe", "execution_lag": 1}, id="lagged"),
+        pytest.param({"ruin": 0.94, "fee": 0.005, "trade_rate": 1.0}, id="ruin"),
+    ],
+)
+@pytest.mark.parametrize(("size", "steps"), [(300, 40), (60, 47)])
+def test_samples_equal_sb3s(kwargs: dict[str, Any], size: int, steps: int) -> None:
+    settings = EnvSettings(episode_length=9, **kwargs)
+    env = PortfolioVecEnv(small_market(settings), N_ENVS, seed=0)
+    mine, plain = buffers(env, size)
+    trail = play(env, [mine, plain], steps)
+    ends = np.array([step[4] for step in trail])
+    cut = np.array([[i.get("TimeLimit.truncated", False) for i in step[5]] for step in trail])
+    assert cut.any() and ends.any()
+    if "ruin" in kwargs:
+        assert (ends & ~cut).any(), "ruin must occur"
+    assert (mine.pos, mine.full, mine.size()) == (plain.pos, plain.full, plain.size())
+    for seed in range(5):
+        np.random.seed(seed)
+        ours = mine.sample(100)
+        np.random.seed(seed)
+        for name, a, b in zip(ours._fields, ours, plain.sample(100), strict=True):
+            assert a is b is None or torch.equal(a, b), name
+
+
+def test_time_is_no_end_and_ruin_is() -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=5)
+    mine, _ = buffers(env, 300)
+    play(env, [mine], 20)
+    assert mine.dones[:20].sum() == 12
+    assert mine.sample(500).dones.sum() == 0
+    mine.timeouts[:] = 0.0
+    assert mine.sample(500).dones.sum() > 0
+
+
+def test_terminal_observations_are_kept() -> None:
+    """The successor of an episode's last step is its own last state, not the next start."""
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=5)
+    mine, _ = buffers(env, 300)
+    trail = play(env, [mine], 5)
+    _, last, _, _, dones, infos = trail[4]
+    assert dones.all()
+    found = mine._get_samples(np.full(200, 4))
+    expected = torch.from_numpy(np.stack([info["terminal_observation"] for info in infos]))
+    for row in found.next_observations:
+        assert (row == expected).all(dim=1).any()
+    np.testing.assert_array_equal(expected.numpy(), last)
+
+
+def test_wrap_around_drops_the_oldest() -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=9)
+    mine, _ = buffers(env, 10 * N_ENVS)
+    assert mine.buffer_size == 10
+    trail = play(env, [mine], 13)
+    assert mine.full and mine.pos == 3 and mine.size() == 10
+    kept = {trail[i][2].tobytes() for i in range(3, 13)}
+    assert {mine.actions[i].tobytes() for i in range(10)} == kept
+    np.testing.assert_array_equal(mine.actions[2], trail[12][2])
+    np.testing.assert_array_equal(mine.actions[3], trail[3][2])
+
+
+@pytest.mark.parametrize("steps", [4, 10, 13])
+def test_state_and_restore(steps: int) -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=5)
+    mine, other = (buffers(env, 10 * N_ENVS)[0] for _ in range(2))
+    play(env, [mine], steps)
+    arrays, position = mine.state()
+    assert all(len(array) == min(steps, 10) for array in arrays.values())
+    other.restore({name: array.copy() for name, array in arrays.items()}, position)
+    for buffer in (mine, other):
+        play(PortfolioVecEnv(small_market(), N_ENVS, seed=1, episode_length=5), [buffer], 3, 1)
+    np.random.seed(0)
+    first = mine.sample(64)
+    np.random.seed(0)
+    for a, b in zip(first[:5], other.sample(64)[:5], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_transition_is_small() -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
+    mine, plain = buffers(env, 3000)
+    names = ("before", "after", "row", "actions", "rewards", "dones", "timeouts")
+    size = sum(getattr(mine, name).nbytes for name in names)
+    assert size < (plain.observations.nbytes + plain.next_observations.nbytes) / 5
+
+
+def test_refusals() -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
+    mine, _ = buffers(env, 30)
+    play(env, [mine], 3)
+    with pytest.raises(ConfigError, match="VecNormalize"):
+        mine.sample(2, env=VecNormalize(env))
+    with pytest.raises(ConfigError, match="optimize_memory_usage"):
+        PortfolioReplayBuffer(
+            30,
+            env.observation_space,
+            env.action_space,
+            "cpu",
+            N_ENVS,
+            optimize_memory_usage=True,
+            market_rows=env.market.rows,
+            layout=env.layout,
+        )
+
+
+def test_rows_are_of_the_market() -> None:
+    """The market part of a state is the market's own row of that day."""
+    states = market_states(small_market(), 20)
+    size = small_market().layout.market_size
+    rows = torch.from_numpy(small_market().rows)
+    for state in states:
+        assert (rows == state[:size]).all(dim=1).any()

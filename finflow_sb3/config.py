@@ -252,7 +252,7 @@ class RunSettings(Checked):
     )
     log_dir: str = setting("logs", "where runs are written")
     checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
-    evaluate_interval: int = setting(100, "episodes between validation backtests", 1, 10**9)
+    evaluate_interval: int = setting(50, "episodes between validation backtests", 1, 10**9)
     save_best: bool = setting(True, "keep the checkpoint that was best on validation")
     save_latest: bool = setting(True, "keep the newest checkpoint")
     max_checkpoints: int = setting(5, "checkpoints kept", 1, 10**6)

@@ -280,7 +280,7 @@ class CQSAC(SAC):
             loss = loss + alpha / quantiles.shape[2] * penalty
             logs["cql_penalty"] = penalty.detach()
         self.critic.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.critic.optimizer.step()
         logs["q_mean"] = quantiles.detach().mean()
         logs["q_spread"] = quantiles.detach().std(dim=2).mean()

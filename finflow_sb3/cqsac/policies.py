@@ -152,7 +152,7 @@ class ExpertActor(BasePolicy):
         return self.action_dist.log_prob_from_params(mean, log_std)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)
+        return self.forward(observation, deterministic)
 
 
 class CQSACPolicy(TQCPolicy):
@@ -188,7 +188,7 @@ class CQSACPolicy(TQCPolicy):
             n_critics,
             features_dim,
             get_action_dim(self.action_space),
-            self.critic_kwargs["net_arch"],
+            list(self.critic_kwargs["net_arch"]),  # type: ignore[call-overload]
             self.activation_fn,
         )
 

@@ -75,16 +75,14 @@ def train_command(
 def demo_command(shared: Shared) -> None:
     """Everything from prices to the report with small settings, in a few minutes."""
     settings = shared_settings(shared, None)
-    trained = _trained(settings, "demo", None, announce=True)
+    trained = _trained(settings, "demo", None)
     _show(trained, shared.json)
     if not shared.json and trained.pretrained and trained.finetuned:
         pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
         _suggest(settings.market.prices, pretrained, finetuned)
 
 
-def _trained(
-    settings: Settings, mode: Mode, dataset: Path | None, announce: bool = False
-) -> Trained:
+def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -92,7 +90,7 @@ def _trained(
     from finflow_sb3.pipeline import demo_settings, train
 
     with watching(interrupted="train --resume") as watch:
-        if announce:
+        if mode == "demo":
             small = demo_settings(settings)
             console.print(
                 f"Demo on {small.market.prices}: {small.collect.episodes} episodes of known rules, "

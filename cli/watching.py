@@ -185,7 +185,7 @@ def _row(epoch: Epoch, width: int) -> str:
     validation = epoch.validation
     losses = (epoch.v_loss, epoch.q_loss, epoch.policy_loss)
     figures = f"{epoch.number:>5}" + "".join(f"{_short(loss):>9}" for loss in losses)
-    figures += f"{validation['sharpe']:>8.3f}{validation['excess']:>8.2%}"
+    figures += f"{validation['sharpe']:>8.3f}{validation['excess']:>9.2%}"
     figures += f"{validation['turnover']:>8.1f}×"
     gates = ""
     for name, gate in zip(_gate_names(width), epoch.gates, strict=False):

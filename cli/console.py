@@ -8,14 +8,11 @@ import json
 import math
 import sys
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-__all__ = ["console", "out", "print_error", "print_json", "progress", "set_quiet"]
+__all__ = ["console", "out", "print_error", "print_json", "set_quiet"]
 
 console = Console(stderr=True)
 """For progress and remarks; silent under --quiet."""
@@ -69,23 +66,3 @@ def _jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy, which is not imported here
         return _jsonable(value.tolist())
     raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def progress() -> Progress:
-    """A progress bar on stderr, to be used as a context; silent where nobody watches."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=console.quiet or not console.is_terminal,
-    )

@@ -247,9 +247,7 @@ class RunSettings(Checked):
 
     seed: int = setting(0, "seed of everything", 0, 2**31 - 1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N")
-    threads: int = setting(
-        1, "torch threads; two help on an idle machine only", 1, 1024
-    )
+    threads: int = setting(1, "torch threads; two help on an idle machine only", 1, 1024)
     log_dir: str = setting("logs", "where runs are written")
     checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
     evaluate_interval: int = setting(50, "episodes between validation backtests", 1, 10**9)

@@ -6,42 +6,33 @@ what was written and measured. The command line adds parsing and printing.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import write_config
 from finflow_sb3.cqsac.cqsac import CQSAC
-from finflow_sb3.cqsac.seeding import SeedReport
-from finflow_sb3.envs.observations import ObservedMarket, Scaler, observe
+from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError
-from finflow_sb3.evaluation.backtest import backtest, baselines
-from finflow_sb3.evaluation.curve import Curve
-from finflow_sb3.evaluation.metrics import measures
+from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
-from finflow_sb3.evaluation.report import ReportInput, ReportMarket, write_report
 from finflow_sb3.market.cache import write_whole
-from finflow_sb3.market.sources import load_prices
-from finflow_sb3.market.summary import SURVIVORSHIP_NOTE
 from finflow_sb3.offline.behaviours import check_behaviours
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
+from finflow_sb3.opening import open_market, open_pinned
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
-from finflow_sb3.pretrain.run import Epoch, PretrainOutcome, run_iql
+from finflow_sb3.pretrain.run import PretrainOutcome, run_iql
+from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
-from finflow_sb3.training.trained import load_policy
 
 __all__ = [
     "Collected",
@@ -62,119 +53,8 @@ __all__ = [
 ]
 
 
-LAGS = (0, 1)
 DATASET = "dataset.txt"
 """In a run: the dataset that was named, so that a resumed run goes on with the same."""
-
-
-class Watch:
-    """What a caller may want to hear of while a stage runs; override what is of use."""
-
-    def progress(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` units of a stage (refits, episodes, steps) are done."""
-
-    def started(self, run: Path) -> None:
-        """A run begins to write into this folder; `metrics.jsonl` grows in it."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """An epoch of pretraining has ended."""
-
-    def seeded(self, report: SeedReport) -> None:
-        """CQSAC was seeded."""
-
-    def remark(self, text: str) -> None:
-        """Something worth a line."""
-
-
-@dataclass(frozen=True)
-class Collected:
-    """A dataset on disk, and how each rule did: (episodes, mean reward, mean distance)."""
-
-    path: Path
-    transitions: int
-    episodes: int
-    behaviours: dict[str, tuple[int, float, float]]
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A pretraining run. `untrained` are the zero action's validation figures."""
-
-    run: Path
-    dataset: Path
-    best_epoch: int
-    validation: dict[str, float]
-    untrained: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """A fine-tuning run. `best` is the validation Sharpe of what `best/` holds."""
-
-    run: Path
-    steps: int
-    finished: bool
-    best: float | None
-    validation: dict[str, float]
-    seeded: dict[str, int] | None
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Test figures of a run: name of the curve → "lag_0" and "lag_1" → measures.
-
-    `policy` is the name of the run's own curve.
-    """
-
-    run: Path
-    policy: str
-    report: Path
-    verdict: str
-    dates: tuple[str, str]
-    measures: dict[str, dict[str, dict[str, float]]]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Results of the stages that ran."""
-
-    pretrained: Pretrained | None
-    finetuned: Finetuned | None
-    evaluated: Evaluated | None
-
-
-def open_market(
-    settings: Settings, scaler: Scaler | None = None, watch: Watch | None = None
-) -> ObservedMarket:
-    """The market of a configuration, with features and anchors computed."""
-    watch = watch or Watch()
-    torch.set_num_threads(settings.run.threads)
-    prices = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
-    return observe(
-        prices,
-        settings.market,
-        settings.env_kwargs,
-        scaler,
-        on_progress=lambda done, total: watch.progress("anchors", done, total),
-    )
-
-
-def _open_pinned(
-    settings: Settings, scaler: Scaler | None, watch: Watch
-) -> tuple[Settings, ObservedMarket]:
-    """The market, and its settings with split dates written out, so that more data moves no split.
-
-    The market carries these settings too: a dataset's key is then the same before and after.
-    """
-    market = open_market(settings, scaler, watch)
-    dates, splits = market.prices.dates, market.splits
-    settings = settings.replace(
-        market={
-            "train_end": str(dates[splits.validation.start - 1]),
-            "validation_end": str(dates[splits.test.start - 1]),
-        }
-    )
-    return settings, dataclasses.replace(market, settings=settings.market)
 
 
 @contextmanager
@@ -200,7 +80,7 @@ def collect(
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
         raise ConfigError(f"{path}: a dataset ends in .h5 or .npz")
     check_behaviours(settings.collect.behaviours)
-    settings, market = _open_pinned(settings, None, watch)
+    settings, market = open_pinned(settings, None, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch)
     else:
@@ -236,7 +116,7 @@ def pretrain(
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
     check_behaviours(settings.collect.behaviours)
     device = pick_device(settings.run.device)
-    settings, market = _open_pinned(settings, None, watch)
+    settings, market = open_pinned(settings, None, watch)
     if dataset is None:
         data, path = _cached(settings, market, watch)
     else:
@@ -299,7 +179,7 @@ def finetune(
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
         settings = _from_scratch(settings)
-    settings, market = _open_pinned(settings, artefact.scaler if artefact else None, watch)
+    settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
     if artefact is not None:
         market.layout.require_equal(artefact.layout, str(pretrained))
     data = _offline_data(settings, market, dataset, watch)
@@ -362,7 +242,7 @@ def resume(
     checkpoint = read_checkpoint(named or store.pointed("latest"))
     seeded = folder.path / "seed"
     artefact = read_artefact(seeded) if seeded.is_dir() else None
-    settings, market = _open_pinned(settings, artefact.scaler if artefact else None, watch)
+    settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
     data = _offline_data(settings, market, _noted_dataset(folder), watch)
     if n_timesteps is not None:
         write_config(settings, folder.path / "config.yml")
@@ -445,80 +325,6 @@ def _offline_data(
     data = read_dataset(Path(dataset))
     market.layout.require_equal(data.layout, str(dataset))
     return data
-
-
-def evaluate(run: str | Path, prices: str | None = None, watch: Watch | None = None) -> Evaluated:
-    """Backtest a run's best policy on its test split, and write the report.
-
-    Parameters
-    ----------
-    prices : other prices of the same universe; the run's own if not given
-    """
-    watch = watch or Watch()
-    folder = RunFolder.open(run)
-    settings = folder.settings()
-    if prices is not None:
-        settings = settings.replace(market={"prices": prices})
-    policy = load_policy(folder.path)
-    market = open_market(settings, policy.scaler, watch)
-    market.layout.require_equal(policy.layout, str(run))
-    env, span = settings.env_kwargs, market.splits.test
-    curves: list[Curve] = []
-    others: list[Curve] = []
-    for lag in LAGS:
-        watch.progress("backtests", lag, len(LAGS))
-        curves.append(backtest(market, span, env, policy.act, policy.name, lag))
-        others += baselines(market, span, env, lag)
-    watch.progress("backtests", len(LAGS), len(LAGS))
-    paths = write_report(_report(folder, settings, market, policy, curves, others), folder.report)
-    return Evaluated(
-        run=folder.path,
-        policy=policy.name,
-        report=paths.index,
-        verdict=paths.verdict.sentence,
-        dates=span.dates(market.prices.dates),
-        measures=_measures([*curves, *others], market),
-    )
-
-
-def _measures(
-    curves: list[Curve], market: ObservedMarket
-) -> dict[str, dict[str, dict[str, float]]]:
-    span = market.splits.test
-    cash = market.prices.cash_rate[span.start + 1 : span.stop]
-    out: dict[str, dict[str, dict[str, float]]] = {}
-    for curve in curves:
-        out.setdefault(curve.name, {})[f"lag_{curve.execution_lag}"] = measures(curve, cash)
-    return out
-
-
-def _report(
-    folder: RunFolder,
-    settings: Settings,
-    market: ObservedMarket,
-    policy: Any,
-    curves: list[Curve],
-    others: list[Curve],
-) -> ReportInput:
-    prices, span = market.prices, market.splits.test
-    return ReportInput(
-        title=f"{policy.name} on {prices.source}",
-        run=str(folder.path),
-        market=ReportMarket(
-            source=prices.source,
-            assets=prices.assets,
-            first=str(prices.dates[0]),
-            last=str(prices.dates[-1]),
-            survivorship=SURVIVORSHIP_NOTE if prices.survivorship else None,
-        ),
-        splits={name: s.dates(prices.dates) for name, s in market.splits.named().items()},
-        policy=tuple(curves),
-        baselines=tuple(others),
-        settings=settings.as_dict(),
-        command=folder.command(),
-        cash_rate=prices.cash_rate[span.start + 1 : span.stop],
-        extra={"policy": str(policy.facts)},
-    )
 
 
 Mode = Literal["demo", "full", "offline", "online"]

@@ -42,7 +42,9 @@ TINY: dict[str, Any] = {
 
 
 @lru_cache(maxsize=8)
-def layout_of(n_assets: int, action_base: str = "anchors", lagged: bool = False) -> ObservationLayout:
+def layout_of(
+    n_assets: int, action_base: str = "anchors", lagged: bool = False
+) -> ObservationLayout:
     """A layout of the real feature set for `n_assets` made-up assets."""
     return ObservationLayout(
         assets=tuple(f"A{i}" for i in range(n_assets)),
@@ -83,9 +85,7 @@ def shake(module: torch.nn.Module, scale: float = 0.3, seed: int = 0) -> None:
 
 def market_states(market: ObservedMarket, count: int, seed: int = 0) -> torch.Tensor:
     """Observations of portfolios that started on random days of the training split."""
-    batch = batch_of(
-        market, n_envs=count, span=market.splits.train, evaluation=False, seed=seed
-    )
+    batch = batch_of(market, n_envs=count, span=market.splits.train, evaluation=False, seed=seed)
     return torch.from_numpy(batch.observations())
 
 
@@ -114,9 +114,7 @@ def artefact_of(algo: ExpertIQL, market: ObservedMarket) -> Artefact:
     policy: Any = modules.policy
     return Artefact(
         algo="iql",
-        weights=stacked_weights(
-            policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func
-        ),
+        weights=stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func),
         sizes=algo.sizes,
         gate_scale=algo.gate_scale,
         layout=market.layout,

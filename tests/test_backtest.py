@@ -83,9 +83,7 @@ def test_gates_are_what_the_environment_used() -> None:
 def test_it_is_deterministic_and_starts_from_equal_weights() -> None:
     market = small_market()
     act = some_policy(market)
-    first, second = (
-        backtest(market, market.splits.test, market.env, act, "x") for _ in range(2)
-    )
+    first, second = (backtest(market, market.splits.test, market.env, act, "x") for _ in range(2))
     np.testing.assert_array_equal(first.returns, second.returns)
     idle = backtest(
         small_market(EnvSettings(action_base="drift")),

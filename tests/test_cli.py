@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from finflow_sb3.cli import app as app_module
 from finflow_sb3.cli.app import app
-from finflow_sb3.cli.console import console, print_error, print_json, progress, set_quiet
+from finflow_sb3.cli.console import console, print_error, print_json, set_quiet
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
 from finflow_sb3.config_files import plain_yaml, resolve
 from finflow_sb3.doctor import Check, examine
@@ -295,23 +295,6 @@ def test_quiet_silences_remarks_but_not_errors(capsys: pytest.CaptureFixture[str
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"before\nerror: {'shown ' * 39}shown\n"
-
-
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress() as bar:
-        bar.advance(bar.add_task("work", total=2))
-    assert capsys.readouterr() == ("", "")
-
-
-def test_progress_shows_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console, "_force_terminal", True)
-    with progress() as bar:
-        bar.advance(bar.add_task("work", total=2))
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "1/2" in captured.err
 
 
 # finflow doctor

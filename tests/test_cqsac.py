@@ -174,7 +174,9 @@ def test_target_by_hand() -> None:
 
 def test_without_backup_entropy_the_target_has_no_bonus() -> None:
     def target(alpha: float, **kwargs: Any) -> torch.Tensor:
-        model = filled(CQSAC("MlpPolicy", pendulum(), policy_kwargs=dict(ARCH), seed=0, **SHORT, **kwargs))
+        model = filled(
+            CQSAC("MlpPolicy", pendulum(), policy_kwargs=dict(ARCH), seed=0, **SHORT, **kwargs)
+        )
         np.random.seed(0)
         torch.manual_seed(0)
         return model._target_quantiles(model.replay_buffer.sample(8), torch.tensor([alpha]))
@@ -524,11 +526,17 @@ def test_penalty_on_dict_observations(cql_batch_size: int | None) -> None:
 
 
 def test_image_observations() -> None:
-    env = FakeImageEnv(action_dim=2, screen_height=36, screen_width=36, n_channels=1, discrete=False)
+    env = FakeImageEnv(
+        action_dim=2, screen_height=36, screen_width=36, n_channels=1, discrete=False
+    )
     model = CQSAC(
         "CnnPolicy",
         env,
-        policy_kwargs={"net_arch": [8], "n_quantiles": 4, "features_extractor_kwargs": {"features_dim": 8}},
+        policy_kwargs={
+            "net_arch": [8],
+            "n_quantiles": 4,
+            "features_extractor_kwargs": {"features_dim": 8},
+        },
         learning_starts=8,
         cql_alpha=1.0,
         buffer_size=50,

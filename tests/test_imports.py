@@ -27,6 +27,9 @@ LAYERS = (
     ("pretrain",),
     ("cqsac",),
     ("training",),
+    ("results",),
+    ("opening",),
+    ("evaluate_run",),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
     ("cli",),
 )

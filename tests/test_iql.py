@@ -94,8 +94,9 @@ def test_critic_loss_by_hand(algo: ExpertIQL) -> None:
     found = float(impl.compute_critic_loss(batch, impl.compute_target(batch)).q_loss.detach())
     with torch.no_grad():
         value = algo.modules.value_func(batch.next_observations)[:, 0].tolist()
-        critics = [f(batch.observations, batch.actions).quantiles.tolist()
-                   for f in algo.modules.q_funcs]
+        critics = [
+            f(batch.observations, batch.actions).quantiles.tolist() for f in algo.modules.q_funcs
+        ]
     n, total = TINY["n_quantiles"], 0.0
     for critic in critics:
         for i, quantiles in enumerate(critic):
@@ -188,9 +189,7 @@ def test_iql_clones_a_policy() -> None:
     layout, data = market.layout, small_dataset()
     goal = random_box(layout, 1)[0] * 0.5
     torch.manual_seed(0)
-    algo = make_iql(
-        IQLSettings(actor_lr=1e-2, policy_kwargs=TINY, weight_temp=0.0), layout
-    )
+    algo = make_iql(IQLSettings(actor_lr=1e-2, policy_kwargs=TINY, weight_temp=0.0), layout)
     generator = torch.Generator().manual_seed(0)
     tilts = slice(layout.n_anchors, layout.action_size - 1)
     # Experts share weights over assets: all assets are given one tilt.

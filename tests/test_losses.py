@@ -85,7 +85,11 @@ def test_penalty_gradient_pushes_samples_down_and_data_up() -> None:
 @given(shift=st.floats(-50, 50), seed=st.integers(0, 100))
 def test_penalty_ignores_the_level_of_q(shift: float, seed: int) -> None:
     torch.manual_seed(seed)
-    q, density, data = torch.randn(3, 4).double(), torch.randn(3, 4).double(), torch.randn(3).double()
+    q, density, data = (
+        torch.randn(3, 4).double(),
+        torch.randn(3, 4).double(),
+        torch.randn(3).double(),
+    )
     before = conservative_penalty(q, density, data, 1.5)
     torch.testing.assert_close(conservative_penalty(q + shift, density, data + shift, 1.5), before)
 

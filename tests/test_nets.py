@@ -111,7 +111,11 @@ def test_parameters_do_not_depend_on_the_number_of_assets(make) -> None:
     assert shapes[0] == shapes[1]
     large.load_state_dict(small.state_dict(), strict=True)
     obs = random_states(layout_of(500), 2)
-    out = large(obs) if isinstance(large, LayoutExperts) else large(obs, random_box(layout_of(500), 2)[:, None])
+    out = (
+        large(obs)
+        if isinstance(large, LayoutExperts)
+        else large(obs, random_box(layout_of(500), 2)[:, None])
+    )
     assert torch.isfinite(out[0]).all()
 
 
@@ -278,7 +282,9 @@ def test_samples_come_with_their_density() -> None:
 
 
 def test_sizes_refuse_unknown_keys() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'expert_hiden'; did you mean 'expert_hidden'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'expert_hiden'; did you mean 'expert_hidden'"
+    ):
         NetworkSizes.from_kwargs({"expert_hiden": 4})
 
 

@@ -222,7 +222,7 @@ def test_a_resumed_run_mixes_in_the_dataset_that_it_was_given(
             ConfigError,
             "unknown behaviour 'ancor'",
         ),
-        ({"cqsac": {"normalize": True}}, None, ArtefactError, "normalize"),
+        ({"cqsac": {"normalize": True}}, None, ConfigError, "normalize"),
         ({"env_kwargs": {"action_base": "drift"}}, None, ArtefactError, "action_base"),
     ],
 )

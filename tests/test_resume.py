@@ -122,8 +122,14 @@ def test_the_checkpoint_holds_what_training_moved(whole: dict[str, Finetuned]) -
     stored = [read_checkpoint(p) for p in sorted((run / "checkpoints").glob("step_*"))]
     first, last = stored[0], stored[-1]
     assert set(last.tensors) >= {
-        "policy", "replay", "environment", "random", "entropy",
-        "optimizer_actor", "optimizer_critic", "optimizer_entropy",
+        "policy",
+        "replay",
+        "environment",
+        "random",
+        "entropy",
+        "optimizer_actor",
+        "optimizer_critic",
+        "optimizer_entropy",
     }
     for name in ("policy", "optimizer_actor", "optimizer_critic", "replay", "random", "entropy"):
         before, after = first.tensors[name], last.tensors[name]
@@ -201,8 +207,11 @@ def test_other_settings_are_refused(folder: Path, whole: dict[str, Finetuned]) -
     config = run / "config.yml"
     text = config.read_text()
     assert "n_quantiles: 5" in text
-    config.write_text(text.replace("n_quantiles: 5", "n_quantiles: 6").replace(
-        "n_timesteps: 240", "n_timesteps: 500"))
+    config.write_text(
+        text.replace("n_quantiles: 5", "n_quantiles: 6").replace(
+            "n_timesteps: 240", "n_timesteps: 500"
+        )
+    )
     with pytest.raises(CheckpointError, match="does not fit") as caught:
         resume(run)
     assert "\n" not in str(caught.value)

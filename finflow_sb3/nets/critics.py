@@ -40,9 +40,7 @@ class FlatEncoder(nn.Module):
         super().__init__()
         self.stack, self.obs_size = stack, obs_size
         sizes = [obs_size + action_size, *hidden]
-        self.layers = nn.ModuleList(
-            StackedLinear(stack, a, b) for a, b in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList(StackedLinear(stack, a, b) for a, b in pairwise(sizes))
         self.activation = activation()
         self.out_size = sizes[-1]
 
@@ -86,9 +84,7 @@ class SetEncoder(nn.Module):
         self.tilt = nn.Parameter(torch.empty(stack, 1, 1, 1, token_hidden).uniform_(-0.2, 0.2))
         sizes = [2 * token_hidden + view.context_size + self.n_gates, *hidden]
         self.context_start = 2 * token_hidden
-        self.layers = nn.ModuleList(
-            StackedLinear(stack, a, b) for a, b in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList(StackedLinear(stack, a, b) for a, b in pairwise(sizes))
         self.out_size = sizes[-1]
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:

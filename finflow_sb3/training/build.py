@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from finflow_sb3.config import CQSACSettings, EnvSettings, RunSettings
 from finflow_sb3.cqsac.cqsac import CQSAC
@@ -16,7 +16,7 @@ from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.cqsac.seeding import policy_kwargs_for
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.vec import PortfolioVecEnv
-from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.errors import ConfigError
 from finflow_sb3.pretrain.artefact import Artefact
 
 __all__ = ["build_env", "build_model", "learning_rate", "pick_device"]
@@ -45,20 +45,21 @@ def pick_device(name: str) -> str:
 
 def learning_rate(value: float | str) -> float | Callable[[float], float]:
     """A number, or the zoo's `lin_<number>`: linear from it to zero."""
-    if isinstance(value, str) and value.startswith("lin_"):
-        start = float(value[4:])
-        return lambda remaining: remaining * start
-    return float(value)
+    linear = isinstance(value, str) and value.startswith("lin_")
+    try:
+        start = float(str(value).removeprefix("lin_"))
+    except ValueError:
+        raise ConfigError(f"learning_rate: {value!r} is no number, nor lin_<number>") from None
+    return (lambda remaining: remaining * start) if linear else start
 
 
 def build_env(
     market: ObservedMarket, env: EnvSettings, settings: CQSACSettings, seed: int
 ) -> VecEnv:
     """The training environment of a run."""
-    made = PortfolioVecEnv(
+    return PortfolioVecEnv(
         market, settings.n_envs, split="train", seed=seed, **dataclasses.asdict(env)
     )
-    return VecNormalize(made, norm_reward=False) if settings.normalize else made
 
 
 def build_model(
@@ -70,14 +71,6 @@ def build_model(
     artefact: Artefact | None = None,
 ) -> CQSAC:
     """A CQSAC as the settings ask for it; its networks fit `artefact` where there is one."""
-    if settings.normalize and artefact is not None:
-        raise ArtefactError("normalize: a seeded run keeps the artefact's scaler; set it to false")
-    replay: dict[str, Any] = {}
-    if not settings.normalize:
-        replay = {
-            "replay_buffer_class": PortfolioReplayBuffer,
-            "replay_buffer_kwargs": {"market_rows": market.rows, "layout": market.layout},
-        }
     return CQSAC(
         settings.policy,
         env,
@@ -108,7 +101,8 @@ def build_model(
         policy_kwargs=_policy_kwargs(settings, env_settings, artefact),
         seed=run.seed,
         device=pick_device(run.device),
-        **replay,
+        replay_buffer_class=PortfolioReplayBuffer,
+        replay_buffer_kwargs={"market_rows": market.rows, "layout": market.layout},
     )
 
 

@@ -77,6 +77,8 @@ def run_cqsac(
     model, report = prepare(settings, market, artefact, dataset)
     if report is not None and checkpoint is None and on_seeded is not None:
         on_seeded(report)
+    if checkpoint is not None:
+        restore(model, checkpoint)  # before metrics.jsonl is cut: it may refuse
     size = checkpoint.state["callback"]["metrics_size"] if checkpoint else None
     board = folder.tensorboard if settings.run.tensorboard else None
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
@@ -92,7 +94,6 @@ def run_cqsac(
             stop_at=stop_at,
         )
         if checkpoint is not None:
-            restore(model, checkpoint)
             callback.restore(checkpoint.state["callback"])
         _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
     return FinetuneOutcome(
@@ -110,7 +111,18 @@ def prepare(
     artefact: Artefact | None = None,
     dataset: OfflineDataset | None = None,
 ) -> tuple[CQSAC, SeedReport | None]:
-    """A model that is ready to learn: built, seeded, with its offline data."""
+    """A model that is ready to learn: built, seeded, with its offline data.
+
+    Raises
+    ------
+    ConfigError
+        If observations are to be normalised once more, or a seeded entropy has no seed.
+    """
+    if settings.cqsac.normalize:
+        raise ConfigError(
+            "normalize: observations are scaled by the market's own scaler, which travels with "
+            "every artefact; set it to false"
+        )
     env = build_env(market, settings.env_kwargs, settings.cqsac, settings.run.seed)
     model = build_model(env, market, settings.env_kwargs, settings.cqsac, settings.run, artefact)
     if dataset is not None and settings.cqsac.offline_fraction > 0.0:
@@ -118,9 +130,7 @@ def prepare(
         model.set_offline_data(dataset)
     if artefact is None:
         if settings.cqsac.target_entropy == "seeded":
-            raise ConfigError(
-                "target_entropy: seeded needs a pretrained run; set auto"
-            )
+            raise ConfigError("target_entropy: seeded needs a pretrained run; set auto")
         return model, None
     report = seed(model, artefact)
     if settings.cqsac.target_entropy == "seeded":

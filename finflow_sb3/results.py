@@ -1,0 +1,87 @@
+"""What the verbs of the pipeline return, and how they tell of their progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finflow_sb3.cqsac.seeding import SeedReport
+from finflow_sb3.pretrain.run import Epoch
+
+__all__ = ["Collected", "Evaluated", "Finetuned", "Pretrained", "Trained", "Watch"]
+
+
+class Watch:
+    """What a caller may want to hear of while a stage runs; override what is of use."""
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` units of a stage (refits, episodes, steps) are done."""
+
+    def started(self, run: Path) -> None:
+        """A run begins to write into this folder; `metrics.jsonl` grows in it."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch of pretraining has ended."""
+
+    def seeded(self, report: SeedReport) -> None:
+        """CQSAC was seeded."""
+
+    def remark(self, text: str) -> None:
+        """Something worth a line."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A dataset on disk, and how each rule did: (episodes, mean reward, mean distance)."""
+
+    path: Path
+    transitions: int
+    episodes: int
+    behaviours: dict[str, tuple[int, float, float]]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretraining run. `untrained` are the zero action's validation figures."""
+
+    run: Path
+    dataset: Path
+    best_epoch: int
+    validation: dict[str, float]
+    untrained: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuning run. `best` is the validation Sharpe of what `best/` holds."""
+
+    run: Path
+    steps: int
+    finished: bool
+    best: float | None
+    validation: dict[str, float]
+    seeded: dict[str, int] | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Test figures of a run: name of the curve → "lag_0" and "lag_1" → measures.
+
+    `policy` is the name of the run's own curve.
+    """
+
+    run: Path
+    policy: str
+    report: Path
+    verdict: str
+    dates: tuple[str, str]
+    measures: dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Results of the stages that ran."""
+
+    pretrained: Pretrained | None
+    finetuned: Finetuned | None
+    evaluated: Evaluated | None

@@ -151,7 +151,7 @@ def test_refused_files(tmp_path: Path, text: str, said: list[str]) -> None:
     [
         ("absent.csv", None, "no such file"),
         ("empty.csv", b"", "empty"),
-        ("damaged.csv.gz", gzip.compress(WIDE.encode(, mtime=0))[:40], "cannot be read"),
+        ("damaged.csv.gz", gzip.compress(WIDE.encode(), mtime=0)[:40], "cannot be read"),
         ("text.csv.gz", WIDE.encode(), "cannot be read"),
         ("text.parquet", WIDE.encode(), "cannot be read"),
         ("latin.csv", "date,\xc9,B\n2020-01-02,1,2\n".encode("latin-1"), "UTF-8"),

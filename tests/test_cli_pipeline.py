@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 
 from finflow_sb3 import pipeline
 from finflow_sb3.cli.app import app
-from finflow_sb3.cli.console import set_quiet
+from finflow_sb3.cli.console import console, out, set_quiet
 from finflow_sb3.cli.options import Shared
 from finflow_sb3.cli.runs import settings_from
 from finflow_sb3.config_files import read_config
 from finflow_sb3.pipeline import Finetuned, Trained
+from finflow_sb3.pretrain.run import Epoch
 
 MAIN = [sys.executable, "-c", "from finflow_sb3.cli.app import main; main()"]
 
@@ -36,8 +37,15 @@ def _loud() -> Iterator[None]:
 
 
 def run(*args: Any, width: int = 200, **env: str) -> Any:
-    variables = {"COLUMNS": str(width), "NO_COLOR": "1", **env}
-    return CliRunner(env=variables).invoke(app, [str(arg) for arg in args])
+    # A console that was made while COLUMNS was set (by a test runner, say) does not look again.
+    before = {one: one._width for one in (console, out)}
+    console.width = out.width = width
+    try:
+        runner = CliRunner(env={"COLUMNS": str(width), "NO_COLOR": "1", **env})
+        return runner.invoke(app, [str(arg) for arg in args])
+    finally:
+        for one, own in before.items():
+            one._width = own
 
 
 def fine(*args: Any, **env: Any) -> Any:
@@ -229,7 +237,7 @@ def test_an_interrupted_pretraining_names_its_best_epoch(
     def interrupted(*_: Any, on_best: Any, on_epoch: Any, **__: Any) -> None:
         if kept:
             on_best(pipeline.read_artefact(work.pretrained / "best"))
-            on_epoch(pipeline.Epoch(1, 0.1, 0.2, 0.3, work_figures, (0.2,) * 5))
+            on_epoch(Epoch(1, 0.1, 0.2, 0.3, work_figures, (0.2,) * 5))
         raise KeyboardInterrupt
 
     work_figures = json.loads(work.pretrain.stdout)["validation"]

@@ -25,7 +25,7 @@ from finflow_sb3.pretrain.run import Epoch
 __all__ = ["TerminalWatch", "say", "stopped", "watching"]
 
 STAGES = {"episodes": "collecting"}
-WIDE = 110
+WIDE = 116
 READ_EVERY = 1.0
 
 

@@ -10,6 +10,7 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.backtest import backtest, baselines
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import measures
+from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.report import ReportInput, ReportMarket, write_report
 from finflow_sb3.market.summary import SURVIVORSHIP_NOTE
 from finflow_sb3.opening import open_market
@@ -77,7 +78,7 @@ def _report(
 ) -> ReportInput:
     prices, span = market.prices, market.splits.test
     return ReportInput(
-        title=f"{policy.name} on {prices.source}",
+        title=f"{label(policy.name)} on {prices.source}",
         run=str(folder.path),
         market=ReportMarket(
             source=prices.source,

@@ -25,7 +25,9 @@ from finflow_sb3.pretrain.run import policy_act
 Float = NDArray[np.float64]
 SETTINGS = [
     pytest.param(EnvSettings(), id="anchors"),
-    pytest.param(EnvSettings(action_base="drift", no_trade_band=0.003), id="drift-band"),
+    pytest.param(
+        EnvSettings(action_base="drift", drift_scale=0.5, no_trade_band=0.003), id="drift-band"
+    ),
     pytest.param(
         EnvSettings(action_base="none", execution_lag=1, max_turnover=0.3, max_position=0.5),
         id="none-lagged-limits",

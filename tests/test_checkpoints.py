@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finflow_sb3.config import Settings
@@ -103,6 +103,7 @@ def test_retention_keeps_the_best_and_the_latest(
         read_checkpoint(store.pointed("best"))
 
 
+@settings(max_examples=15)
 @given(
     keep=st.integers(1, 5),
     marks=st.lists(st.booleans(), min_size=1, max_size=12),

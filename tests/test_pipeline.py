@@ -356,3 +356,33 @@ def test_continue_training_resumes_and_evaluates(
     monkeypatch.setattr(pipeline, "resume", resume)
     pipeline.continue_training(tmp_path)
     assert stages == [("evaluate", tmp_path)]
+
+
+def test_the_best_checkpoint_outlives_newer_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation Sharpe rises to its best at the second backtest and falls after it."""
+    sharpes = iter([0.0, 1.0, *([0.5] * 20)])
+    figures = {"annual_return": 0.0, "max_drawdown": 0.0, "turnover": 0.0, "excess": 0.0}
+    monkeypatch.setattr(
+        "finflow_sb3.training.callbacks.validate",
+        lambda *_: {"sharpe": next(sharpes), **figures},
+    )
+    settings = tiny_settings(
+        tmp_path,
+        run={
+            "tensorboard": False,
+            "evaluate_interval": 2,
+            "checkpoint_interval": 2,
+            "max_checkpoints": 2,
+            "log_dir": str(tmp_path / "logs"),
+        },
+    )
+    done = pipeline.finetune(settings)
+    folder = done.run / "checkpoints"
+    kept = sorted(path.name for path in folder.glob("step_*"))
+    best = json.loads((folder / "best.json").read_text())
+    assert len(kept) == 2
+    assert best["checkpoint"] == kept[0] == "step_000000000080"
+    assert best["sharpe"] == done.best == 1.0
+    assert json.loads((folder / "latest.json").read_text())["checkpoint"] == kept[1]

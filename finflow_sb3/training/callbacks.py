@@ -94,11 +94,11 @@ class TrainingCallback(BaseCallback):
         before, self.seen = self.seen, now
         if self._due(self.schedule.log, before, now):
             self._write_line(now)
-        if self._due(self.schedule.validate, before, now):
-            self._validate(now)
+        better = self._due(self.schedule.validate, before, now) and self._validate(now)
         self.stopping = self.stop_at is not None and now >= self.stop_at
-        if (before >= 0 and self._due(self.schedule.checkpoint, before, now)) or self.stopping:
-            self.checkpoint()
+        due = self._due(self.schedule.checkpoint, before, now) or better
+        if (before >= 0 and due) or self.stopping:
+            self.checkpoint(best=better)
         if self.on_progress is not None:
             self.on_progress(now)
 
@@ -122,8 +122,7 @@ class TrainingCallback(BaseCallback):
         if now != self.seen:
             self.seen = now
             self._write_line(now)
-            self._validate(now)
-            self.checkpoint()
+            self.checkpoint(best=self._validate(now))
         if self.on_progress is not None:
             self.on_progress(now)
 
@@ -147,7 +146,8 @@ class TrainingCallback(BaseCallback):
             values["gates"] = gates
         self.log.write(now, kind="train", **values)
 
-    def _validate(self, now: int) -> None:
+    def _validate(self, now: int) -> bool:
+        """Whether the present policy is better on validation than all before."""
         figures = validate(self.market, self.env_settings, self.act)
         self.last_validation = figures
         better = figures["sharpe"] > self.best
@@ -155,14 +155,15 @@ class TrainingCallback(BaseCallback):
         if better:
             self.best = figures["sharpe"]
             self.on_best(figures)
+        return better
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Deterministic actions of the present policy."""
         actions, _ = self.model.predict(observations, deterministic=True)
         return np.asarray(actions)
 
-    def checkpoint(self) -> Path | None:
-        """Write a checkpoint of this boundary."""
+    def checkpoint(self, best: bool = False) -> Path | None:
+        """Write a checkpoint of this boundary; `best` protects it until a better one comes."""
         if self.store is None or not self.run.save_latest:
             return None
         model: Any = self.model
@@ -173,9 +174,11 @@ class TrainingCallback(BaseCallback):
             "last_validation": self.last_validation,
             "episodes": self.episodes,
             "metrics_size": self.log.size,
-            "logged": {k: float(v) for k, v in model.logger.name_to_value.items()},
         }
-        return self.store.write(self.seen, tensors, state)
+        path = self.store.write(self.seen, tensors, state)
+        if best and self.run.save_best:
+            self.store.point("best", path, **self.last_validation)
+        return path
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take the callback's part of a checkpoint."""

@@ -12,6 +12,7 @@ from finflow_sb3.cli.console import console, out, print_json
 from finflow_sb3.cli.finetune import Resume, check_finished
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
 from finflow_sb3.cli.runs import refuse_flags
+from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
@@ -59,6 +60,11 @@ def train_command(
         trained = _resumed(resume)
     else:
         chosen = mode or "full"
+        if chosen == "demo" and (iql_epochs is not None or sac_episodes is not None):
+            raise ConfigError(
+                "--mode demo has lengths of its own; use --mode full with --iql-epochs and "
+                "--sac-episodes"
+            )
         flags: dict[str, dict[str, Any]] = {
             "iql": {"epochs": iql_epochs, "batch_size": batch_size},
             "cqsac": {"batch_size": batch_size},

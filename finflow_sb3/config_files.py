@@ -82,19 +82,44 @@ def resolve(
         raise unknown("algorithm", algo, ALGORITHMS, "--algo")
     layer: Layer = {}
     for document in _packaged_documents(algo):
-        layer |= _document_layer(document, env, algo)
+        layer = _over(layer, _document_layer(document, env, algo))
     if preset is not None:
-        layer |= _preset_layer(preset)
+        layer = _over(layer, _preset_layer(preset))
     for path in files:
-        layer |= _file_layer(path, env, algo)
-    layer |= _text_layer(written_variables(environ), algo)
-    layer |= _text_layer(written_params(params), algo)
-    for section, values in (flags or {}).items():
+        layer = _over(layer, _file_layer(path, env, algo))
+    layer = _over(layer, _text_layer(written_variables(environ), algo))
+    layer = _over(layer, _text_layer(written_params(params), algo))
+    layer = _over(layer, _flag_layer(flags or {}))
+    return _settings(env, layer)
+
+
+RIVALS = {
+    "ent_coef": ("alpha_init",),
+    "alpha_init": ("ent_coef",),
+    "learning_rate": ("actor_lr", "critic_lr"),
+}
+"""Settings of CQSAC that say the same thing: the one that is written later counts."""
+
+
+def _over(below: Layer, above: Layer) -> Layer:
+    """`above` over `below`, without what `above` says in other words."""
+    outdone = {
+        ("cqsac", rival)
+        for (section, name) in above
+        if section == "cqsac"
+        for rival in RIVALS.get(name, ())
+        if ("cqsac", rival) not in above
+    }
+    return {key: item for key, item in below.items() if key not in outdone} | above
+
+
+def _flag_layer(flags: Mapping[str, Mapping[str, Any]]) -> Layer:
+    layer: Layer = {}
+    for section, values in flags.items():
         for name, value in values.items():
             where = f"--{name.replace('_', '-')}"
-            key = check_key(section, name, where)
-            layer[key] = Given(clean(name, value, where), where)
-    return _settings(env, layer)
+            layer[check_key(section, name, where)] = Given(clean(name, value, where), where)
+    return layer
 
 
 def _packaged_documents(algo: str | None) -> list[Document]:
@@ -117,7 +142,7 @@ def _file_layer(path: Path, env: str, algo: str | None) -> Layer:
                 f"{document.name}: is for {document.algo}, and this command runs {algo}; "
                 "leave it out, or name another algorithm in it ('algo: cqsac')"
             )
-        layer |= _document_layer(document, env, algo)
+        layer = _over(layer, _document_layer(document, env, algo))
     return layer
 
 

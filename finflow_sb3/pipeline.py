@@ -20,12 +20,20 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
-from finflow_sb3.market.cache import write_whole
+from finflow_sb3.market.cache import content_key, write_whole
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.offline.behaviours import check_behaviours
-from finflow_sb3.offline.collect import cached_dataset, collect_dataset
+from finflow_sb3.offline.collect import cached_dataset, collect_dataset, require_fit
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
 from finflow_sb3.opening import open_market, open_pinned
-from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
+from finflow_sb3.pretrain.artefact import (
+    Artefact,
+    read_artefact,
+    read_json,
+    write_artefact,
+    write_json,
+)
 from finflow_sb3.pretrain.run import PretrainOutcome, run_iql
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
@@ -55,6 +63,8 @@ __all__ = [
 
 DATASET = "dataset.txt"
 """In a run: the dataset that was named, so that a resumed run goes on with the same."""
+MARKET = "market.json"
+"""In a run: its layout and a hash of its prices, so that a resumed run goes on with the same."""
 
 
 @contextmanager
@@ -121,7 +131,7 @@ def pretrain(
         data, path = _cached(settings, market, watch)
     else:
         data, path = read_dataset(Path(dataset)), Path(dataset)
-        market.layout.require_equal(data.layout, str(path))
+        require_fit(data, market, settings.env_kwargs, str(path))
     with _new_run(settings, "iql", watch) as folder:
         _note_dataset(folder, dataset)
         outcome = _pretrained(settings, market, data, folder, device, watch)
@@ -187,6 +197,7 @@ def finetune(
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
         _note_dataset(folder, dataset)
+        _note_market(folder, market)
         return _run(settings, market, folder, artefact, data, watch, stop_at=stop_at)
 
 
@@ -243,7 +254,10 @@ def resume(
     seeded = folder.path / "seed"
     artefact = read_artefact(seeded) if seeded.is_dir() else None
     settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
+    _require_noted_market(folder, market)
     data = _offline_data(settings, market, _noted_dataset(folder), watch)
+    if named is not None:
+        store.rewind(named)
     if n_timesteps is not None:
         write_config(settings, folder.path / "config.yml")
     watch.started(folder.path)
@@ -294,6 +308,28 @@ def _noted_dataset(folder: RunFolder) -> str | None:
     return noted.read_text().rstrip("\n") if noted.is_file() else None
 
 
+def _note_market(folder: RunFolder, market: ObservedMarket) -> None:
+    prices = market.prices
+    content = {"rows": len(prices), "prices": _prices_key(prices, len(prices))}
+    write_json(folder.path / MARKET, {**content, "layout": market.layout.as_dict()})
+
+
+def _require_noted_market(folder: RunFolder, market: ObservedMarket) -> None:
+    """Refuse to go on with another universe, or where the past has changed."""
+    noted = read_json(folder.path / MARKET)
+    layout = ObservationLayout.from_dict(noted.get("layout", {}))
+    layout.require_equal(market.layout, market.prices.source)
+    if noted.get("prices") != _prices_key(market.prices, int(noted.get("rows", 0))):
+        raise ArtefactError(
+            f"{folder.path}: was trained on other prices than {market.prices.source} has now; "
+            "give it the same past, or start a new run"
+        )
+
+
+def _prices_key(prices: PriceTable, rows: int) -> str:
+    return content_key(prices.dates[:rows], prices.close[:rows], prices.assets)
+
+
 def _is_pretraining(run: Path) -> bool:
     return any((folder / "artefact.json").is_file() for folder in (run / "best", run))
 
@@ -323,7 +359,7 @@ def _offline_data(
     if dataset is None:
         return _cached(settings, market, watch)[0]
     data = read_dataset(Path(dataset))
-    market.layout.require_equal(data.layout, str(dataset))
+    require_fit(data, market, settings.env_kwargs, str(dataset))
     return data
 
 

@@ -506,3 +506,20 @@ def test_packaged_arguments_are_those_of_the_class(algo: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Gym has been unmaintained" not in done.stderr
     assert "seen" in done.stderr  # stderr itself is left alone
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        (["ent_coef:auto_0.05"], {"ent_coef": "auto_0.05", "alpha_init": None}),
+        (["alpha_init:0.3"], {"alpha_init": 0.3}),
+        (["learning_rate:1e-5"], {"learning_rate": 1e-5, "actor_lr": None}),
+        (["learning_rate:1e-5", "actor_lr:1e-6"], {"learning_rate": 1e-5, "actor_lr": 1e-6}),
+    ],
+)
+def test_what_is_written_later_counts_among_rivals(
+    params: list[str], expected: dict[str, Any]
+) -> None:
+    """The packaged file and the preset say the same thing in other words."""
+    found = resolve(algo="cqsac", preset="volatile", params=params, environ={}).cqsac
+    assert {name: getattr(found, name) for name in expected} == expected

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pipeline_fixtures import runs_in, tiny_settings, write_prices
 
 from finflow_sb3 import pipeline
 from finflow_sb3.config import Settings
-from finflow_sb3.config_files import read_config
+from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.offline.dataset import read_dataset
@@ -386,3 +387,63 @@ def test_the_best_checkpoint_outlives_newer_ones(
     assert best["checkpoint"] == kept[0] == "step_000000000080"
     assert best["sharpe"] == done.best == 1.0
     assert json.loads((folder / "latest.json").read_text())["checkpoint"] == kept[1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "part"),
+    [
+        (lambda table: table.rename(columns={"A": "Z"}), "other assets: without A and with Z"),
+        (lambda table: table * 1.0 + 0.01, "trained on other prices"),
+    ],
+)
+def test_resume_refuses_another_universe_and_another_past(
+    work: Work, tmp_path: Path, edit: Any, part: str
+) -> None:
+    import pandas as pd
+
+    run = tmp_path / "run"
+    shutil.copytree(work.finetuned.run, run)
+    table = pd.read_csv(work.folder / "prices.csv", index_col=0)
+    edit(table).to_csv(tmp_path / "other.csv")
+    settings = read_config(run / "config.yml")
+    write_config(
+        settings.replace(market={"prices": str(tmp_path / "other.csv")}), run / "config.yml"
+    )
+    with pytest.raises(ArtefactError, match=part):
+        pipeline.resume(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"env_kwargs": {"fee": 0.005}}, "collected with fee 0.001, not 0.005"),
+        ({"market": {"train_fraction": 0.3}}, "reaches beyond the training split"),
+    ],
+)
+def test_a_dataset_of_another_market_or_environment_is_refused(
+    work: Work, tmp_path: Path, changes: dict[str, Any], part: str
+) -> None:
+    given = tmp_path / "given.h5"
+    pipeline.collect(work.settings, given)
+    with pytest.raises(ArtefactError, match=part):
+        pipeline.pretrain(work.settings.replace(**changes), given)
+
+
+def test_a_run_that_keeps_no_best_is_judged_by_its_last_policy(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path)
+    settings = settings.replace(run={"save_best": False, "log_dir": str(tmp_path / "logs")})
+    done = pipeline.finetune(settings)
+    assert not (done.run / "best").exists()
+    assert pipeline.evaluate(done.run).measures["cqsac"]["lag_0"]["turnover"] >= 0.0
+
+
+def test_going_on_from_an_older_checkpoint_leaves_what_came_after(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path).replace(run={"checkpoint_interval": 2})
+    done = pipeline.finetune(settings, stop_at=320)
+    folder = done.run / "checkpoints"
+    first, *later = sorted(path.name for path in folder.glob("step_*"))
+    assert later
+    resumed = pipeline.resume(folder / first, stop_at=1)
+    kept = sorted(path.name for path in folder.glob("step_*"))
+    assert kept == [first, f"step_{resumed.steps:012d}"]
+    assert resumed.steps == 96

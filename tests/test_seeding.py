@@ -24,7 +24,7 @@ from finflow_sb3.config import CQSACSettings, EnvSettings, RunSettings, Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.seeding import policy_kwargs_for, seed, seeded_entropy
 from finflow_sb3.envs.vec import PortfolioVecEnv
-from finflow_sb3.errors import ArtefactError
+from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.nets.distributions import log_prob
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
 from finflow_sb3.pretrain.iql import ExpertIQL
@@ -262,24 +262,14 @@ def test_new_normalisation_is_refused(artefact: Artefact) -> None:
 # ------------------------------------------------------------------- hand-over
 
 
-def test_settings_do_not_change_what_is_seeded(artefact: Artefact) -> None:
-    """Sizes in the settings give way to the artefact's."""
-    market = small_market()
+@pytest.mark.parametrize("kwargs", [{"n_quantiles": 9}, {"expert_hidden": 3}])
+def test_other_sizes_than_the_seeded_are_refused(artefact: Artefact, kwargs: Any) -> None:
     settings = Settings(
-        cqsac=CQSACSettings(
-            n_envs=2, buffer_size=100, policy_kwargs={"n_quantiles": 9, "expert_hidden": 3}
-        ),
+        cqsac=CQSACSettings(n_envs=2, buffer_size=100, policy_kwargs=kwargs),
         run=RunSettings(device="cpu"),
     )
-    model, report = prepare(settings, market, artefact)
-    assert report is not None
-    states = market_states(market, 50)
-    fresh = model_for(artefact)
-    seed(fresh, artefact)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model.actor.evaluate(states).mean, fresh.actor.evaluate(states).mean
-        )
+    with pytest.raises(ConfigError, match=f"{next(iter(kwargs))} .* differs from the pretrained"):
+        prepare(settings, small_market(), artefact)
 
 
 def test_target_entropy_is_the_seeded_policys(artefact: Artefact) -> None:

@@ -370,7 +370,8 @@ class CQSAC(SAC):
             actions, log_prob = actor.action_dist.log_prob_from_params(out.mean, out.log_std)
             return PolicyStep(actions, log_prob.reshape(-1, 1), out.mean, out.gates)
         actions, log_prob = actor.action_log_prob(observations)
-        return PolicyStep(actions, log_prob.reshape(-1, 1), None, None)
+        mean = self._gaussian(observations)[0] if self.prior_coef > 0.0 else None
+        return PolicyStep(actions, log_prob.reshape(-1, 1), mean, None)
 
     def _gaussian(self, observations: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Mean and log σ before the tanh; with gSDE those of the marginal Gaussian."""

@@ -61,9 +61,10 @@ def make_splits(
     usable = len(dates) - first_row
     train_stop = first_row + round(usable * settings.train_fraction)
     validation_stop = train_stop + round(usable * settings.validation_fraction)
+    share = settings.validation_fraction / (1.0 - settings.train_fraction)
     if settings.train_end is not None:
         train_stop = _row_after(dates, settings.train_end, first_row, "train_end")
-        validation_stop = train_stop + round((len(dates) - train_stop) * 0.375)
+        validation_stop = train_stop + round((len(dates) - train_stop) * share)
     if settings.validation_end is not None:
         validation_stop = _row_after(dates, settings.validation_end, first_row, "validation_end")
     splits = Splits(

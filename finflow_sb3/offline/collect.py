@@ -18,7 +18,7 @@ from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.offline.behaviours import RuleBook, check_behaviours
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset
 
-__all__ = ["cached_dataset", "collect_dataset", "dataset_key"]
+__all__ = ["cached_dataset", "collect_dataset", "dataset_key", "require_fit"]
 
 VERSION = 4
 # Recorded actions stay off the corners of the box: there a squashed Gaussian has to put its mean
@@ -175,3 +175,32 @@ def _joined(
             "seed": seed,
         },
     )
+
+
+def require_fit(
+    dataset: OfflineDataset, market: ObservedMarket, env: EnvSettings, what: str
+) -> None:
+    """Refuse a dataset that would teach something else than this market and environment.
+
+    Raises
+    ------
+    ArtefactError
+        If universe, features, scaler, prices or environment settings differ, or it reaches
+        beyond the training split; the message names the first difference.
+    """
+    market.layout.require_equal(dataset.layout, what)
+    for name, mine in dataclasses.asdict(env).items():
+        theirs = dataset.settings.get("env", {}).get(name)
+        if theirs != mine:
+            raise ArtefactError(f"{what}: was collected with {name} {theirs!r}, not {mine!r}")
+    used = int(dataset.row.max()) + 2
+    if used > market.splits.train.stop:
+        raise ArtefactError(
+            f"{what}: reaches beyond the training split ({market.prices.dates[used - 1]}); "
+            "collect it again with these split dates"
+        )
+    if dataset.scaler != market.scaler or not np.array_equal(
+        dataset.market_rows[market.splits.train.start : used],
+        market.rows[market.splits.train.start : used],
+    ):
+        raise ArtefactError(f"{what}: was collected on other prices or splits; collect it again")

@@ -115,6 +115,16 @@ class CheckpointStore:
                 f"{self.folder}: no {name} checkpoint; the run stopped before its first one"
             ) from None
 
+    def rewind(self, checkpoint: Path) -> None:
+        """Leave what came after this checkpoint: the run goes on from it another way."""
+        for path in self.all():
+            if path.name > checkpoint.name:
+                shutil.rmtree(path)
+        best = self.folder / "best.json"
+        if best.is_file() and not self.pointed("best").is_dir():
+            best.unlink()
+        self.point("latest", checkpoint)
+
     def all(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return sorted(p for p in self.folder.glob("step_*") if (p / MANIFEST).is_file())

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "best"
 
     @property
+    def last(self) -> Path:
+        """The policy at the end, of a run that keeps no best."""
+        return self.path / "last"
+
+    @property
     def report(self) -> Path:
         return self.path / "report"
 

@@ -49,8 +49,9 @@ class MetricsLog:
         for name, value in values.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._board.add_scalar(f"{group}/{name}", value, step)
-            elif isinstance(value, dict):
-                self._board.add_scalars(f"{group}/{name}", value, step)
+            elif isinstance(value, list):
+                for i, part in enumerate(value):
+                    self._board.add_scalar(f"{group}/{name}/{i}", part, step)
 
     @property
     def size(self) -> int:

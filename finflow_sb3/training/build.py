@@ -19,7 +19,7 @@ from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.pretrain.artefact import Artefact
 
-__all__ = ["build_env", "build_model", "learning_rate", "pick_device"]
+__all__ = ["activation", "build_env", "build_model", "learning_rate", "pick_device"]
 
 ACTIVATIONS = ("ReLU", "Tanh", "ELU", "LeakyReLU", "SiLU", "GELU")
 
@@ -71,6 +71,21 @@ def build_model(
     artefact: Artefact | None = None,
 ) -> CQSAC:
     """A CQSAC as the settings ask for it; its networks fit `artefact` where there is one."""
+    try:
+        return _model(env, market, env_settings, settings, run, artefact)
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"cqsac: these settings make no model: {reason}") from None
+
+
+def _model(
+    env: VecEnv,
+    market: ObservedMarket,
+    env_settings: EnvSettings,
+    settings: CQSACSettings,
+    run: RunSettings,
+    artefact: Artefact | None,
+) -> CQSAC:
     return CQSAC(
         settings.policy,
         env,
@@ -122,13 +137,25 @@ def _policy_kwargs(
         kwargs["gate_scale"] = env.gate_scale
         kwargs.setdefault("optimizer_kwargs", {"fused": True})
         if artefact is not None:
-            kwargs |= policy_kwargs_for(artefact)
+            fixed = policy_kwargs_for(artefact)
+            _refuse_other_sizes(settings.policy_kwargs, fixed)
+            kwargs |= fixed
     elif "activation_fn" in kwargs:
-        kwargs["activation_fn"] = _activation(kwargs["activation_fn"])
+        kwargs["activation_fn"] = activation(kwargs["activation_fn"])
     return kwargs
 
 
-def _activation(name: Any) -> Any:
+def _refuse_other_sizes(wanted: dict[str, Any], seeded: dict[str, Any]) -> None:
+    for name, value in wanted.items():
+        if name in seeded and value != seeded[name]:
+            raise ConfigError(
+                f"cqsac.policy_kwargs: {name} {value!r} differs from the pretrained run's "
+                f"{seeded[name]!r}; sizes are set where it is pretrained (iql.policy_kwargs)"
+            )
+
+
+def activation(name: Any) -> Any:
+    """The activation class of this name; others than the known ones are refused."""
     if name not in ACTIVATIONS:
         near = difflib.get_close_matches(str(name), ACTIVATIONS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ACTIVATIONS)}"

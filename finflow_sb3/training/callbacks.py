@@ -26,6 +26,8 @@ from finflow_sb3.training.state import capture
 __all__ = ["Schedule", "TrainingCallback"]
 
 EPISODE_FIGURES = ("total_reward", "net_return", "sharpe", "cvar_95", "mean_turnover")
+# A line of metrics.jsonl has the means of so many episodes that ended last.
+RECENT_EPISODES = 16
 LINE_NAMES = {
     "total_reward": "return",
     "net_return": "net_return",
@@ -108,6 +110,7 @@ class TrainingCallback(BaseCallback):
         for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
             if done:
                 self.episodes.append({name: float(info[name]) for name in EPISODE_FIGURES})
+        del self.episodes[:-RECENT_EPISODES]
         return True
 
     # ---------------------------------------------------------------- work at a boundary
@@ -133,7 +136,6 @@ class TrainingCallback(BaseCallback):
             if self.episodes:
                 figures = [episode[name] for episode in self.episodes]
                 values[LINE_NAMES[name]] = float(np.mean(figures))
-        self.episodes = []
         logged = model.logger.name_to_value
         gates = []
         for key, value in logged.items():
@@ -164,7 +166,7 @@ class TrainingCallback(BaseCallback):
 
     def checkpoint(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this boundary; `best` protects it until a better one comes."""
-        if self.store is None or not self.run.save_latest:
+        if self.store is None or not (self.run.save_latest or best or self.stopping):
             return None
         model: Any = self.model
         tensors, state = capture(model)

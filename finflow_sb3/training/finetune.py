@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +83,11 @@ def run_cqsac(
     size = checkpoint.state["callback"]["metrics_size"] if checkpoint else None
     board = folder.tensorboard if settings.run.tensorboard else None
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+
+    def keep_best(figures: dict[str, float]) -> None:
+        if settings.run.save_best:
+            _keep_policy(model, market, folder.best, figures, settings)
+
     with MetricsLog(folder.metrics, board, size) as log:
         callback = TrainingCallback(
             market,
@@ -89,13 +95,15 @@ def run_cqsac(
             settings.run,
             log,
             store,
-            on_best=lambda figures: _keep_best(model, market, folder, figures, settings),
+            on_best=keep_best,
             on_progress=on_progress,
             stop_at=stop_at,
         )
         if checkpoint is not None:
             callback.restore(checkpoint.state["callback"])
         _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
+    if not settings.run.save_best:
+        _keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
         steps=callback.seen,
         finished=not callback.stopping,
@@ -187,25 +195,23 @@ def _graceful(callback: TrainingCallback) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep_best(
+def _keep_policy(
     model: CQSAC,
     market: ObservedMarket,
-    folder: RunFolder,
+    target: Path,
     figures: dict[str, float],
     settings: Settings,
 ) -> None:
-    """Write the policy, with what is needed to use it, into `best/`."""
-    if not settings.run.save_best:
-        return
+    """Write the present policy, with what is needed to use it, into the folder `target`."""
     state = model.policy.state_dict()
     kept = {k: v.detach().cpu().contiguous() for k, v in state.items() if k.startswith("actor.")}
-    write_whole(folder.best / "weights.safetensors", save(kept))
-    write_json(folder.best / "layout.json", market.layout.as_dict())
-    write_json(folder.best / "scaler.json", market.scaler.as_dict())
+    write_whole(target / "weights.safetensors", save(kept))
+    write_json(target / "layout.json", market.layout.as_dict())
+    write_json(target / "scaler.json", market.scaler.as_dict())
     facts = {"step": model.num_timesteps, "validation": figures}
     sizes = getattr(model.policy, "sizes", None)
     write_json(
-        folder.best / "policy.json",
+        target / "policy.json",
         {
             "format": POLICY_FORMAT,
             "policy": settings.cqsac.policy,

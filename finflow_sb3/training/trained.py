@@ -19,6 +19,7 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.experts import make_experts
 from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors
 from finflow_sb3.pretrain.run import policy_act
+from finflow_sb3.training.build import activation
 
 __all__ = ["TrainedPolicy", "load_policy"]
 
@@ -54,8 +55,9 @@ def load_policy(run: Path) -> TrainedPolicy:
     best = run / "best"
     if (best / "artefact.json").is_file():
         return _from_artefact(best)
-    if (best / "policy.json").is_file():
-        return _from_policy(best)
+    for folder in (best, run / "last"):
+        if (folder / "policy.json").is_file():
+            return _from_policy(folder)
     raise ArtefactError(f"{run}: holds no trained policy; train it further or give another run")
 
 
@@ -87,7 +89,7 @@ def _from_policy(folder: Path) -> TrainedPolicy:
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{folder}: policy.json is not whole ({error})") from None
     if isinstance(kwargs.get("activation_fn"), str):
-        kwargs["activation_fn"] = getattr(torch.nn, kwargs["activation_fn"])
+        kwargs["activation_fn"] = activation(kwargs["activation_fn"])
     observation = spaces.Box(-np.inf, np.inf, (layout.size,), dtype=np.float32)
     action = spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)
     policy: Any = policy_class(observation, action, lambda _: 0.0, **kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from finflow_sb3.config_keys import (
     written_variables,
 )
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.files import write_whole
 from finflow_sb3.zoo_values import clean, dump_yaml
 
 __all__ = [
@@ -198,17 +198,7 @@ def plain_yaml(settings: Settings) -> str:
 
 def write_config(settings: Settings, path: Path) -> None:
     """Write `plain_yaml`, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(plain_yaml(settings))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_whole(path, plain_yaml(settings).encode())
 
 
 def read_config(path: Path) -> Settings:

@@ -20,7 +20,8 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
-from finflow_sb3.market.cache import content_key, write_whole
+from finflow_sb3.files import write_whole
+from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.offline.behaviours import check_behaviours

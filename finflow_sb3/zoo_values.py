@@ -73,7 +73,7 @@ def parse_yaml(text: str, where: str) -> Any:
         If it is not YAML of the safe subset, or a key stands twice in a mapping.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+        return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = "" if mark is None else f", line {mark.line + 1}"

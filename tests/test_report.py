@@ -25,6 +25,7 @@ from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures
 from finflow_sb3.evaluation.report import ReportInput, ReportMarket, _judgement, write_report
 from finflow_sb3.evaluation.report_page import number
+from finflow_sb3.files import write_whole
 
 ANCHORS = ("volatility", "momentum")
 EVIL = "<script>alert('$x$')</script>"
@@ -296,7 +297,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) -> N
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError):
-        plot_style.write_whole(path, b"new")
+        write_whole(path, b"new")
     assert os.listdir(tmp_path) == ["a.png"] and path.read_bytes() == b"old"
 
 

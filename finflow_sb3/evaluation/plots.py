@@ -38,10 +38,10 @@ from finflow_sb3.evaluation.plot_style import (
     spread,
     text,
     wide,
-    write_whole,
     year_axis,
     years,
 )
+from finflow_sb3.files import write_whole
 
 __all__ = [
     "drawdown_plot",

@@ -17,9 +17,10 @@ from finflow_sb3.errors import ArtefactError, DataError
 from finflow_sb3.evaluation import plots
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures, sharpe_difference
-from finflow_sb3.evaluation.plot_style import label, png_bytes, write_whole
+from finflow_sb3.evaluation.plot_style import label, png_bytes
 from finflow_sb3.evaluation.report_page import number, render
 from finflow_sb3.evaluation.report_template import picture
+from finflow_sb3.files import write_whole
 
 __all__ = ["ReportInput", "ReportMarket", "ReportPaths", "Verdict", "write_report"]
 

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import ANCHORS, MarketSettings
 from finflow_sb3.errors import DataError
-from finflow_sb3.market.cache import cache_folder, content_key, write_whole
+from finflow_sb3.files import write_whole
+from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.market.prices import PriceTable
 
 __all__ = ["Anchors", "fit_anchors"]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError
-from finflow_sb3.market.cache import content_key, write_whole
+from finflow_sb3.files import write_whole
+from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
 
 __all__ = ["OfflineDataset", "TransitionBatch", "read_dataset", "write_dataset", "write_npz"]

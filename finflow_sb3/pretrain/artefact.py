@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError
-from finflow_sb3.market.cache import write_whole
+from finflow_sb3.files import write_whole
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.sizes import NetworkSizes
 

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from finflow_sb3.errors import CheckpointError
-from finflow_sb3.market.cache import write_whole
+from finflow_sb3.files import write_whole
 
 __all__ = ["Checkpoint", "CheckpointStore", "read_checkpoint"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.errors import ArtefactError
-from finflow_sb3.market.cache import write_whole
+from finflow_sb3.files import write_whole
 
 __all__ = ["RunFolder"]
 

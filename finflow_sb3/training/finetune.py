@@ -19,7 +19,7 @@ from finflow_sb3.cqsac.seeding import SeedReport, seed, seeded_entropy
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.market.cache import write_whole
+from finflow_sb3.files import write_whole
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact, write_json
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore

@@ -252,7 +252,9 @@ class RunSettings(Checked):
     checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
     evaluate_interval: int = setting(50, "episodes between validation backtests", 1, 10**9)
     save_best: bool = setting(True, "keep the checkpoint that was best on validation")
-    save_latest: bool = setting(True, "keep the newest checkpoint")
+    save_latest: bool = setting(
+        True, "write a checkpoint at each interval, not only of the best and at a stop"
+    )
     max_checkpoints: int = setting(5, "checkpoints kept", 1, 10**6)
     log_interval: int = setting(2000, "environment steps between lines of metrics.jsonl", 1, 10**9)
     tensorboard: bool = setting(True, "write TensorBoard events")

@@ -1,4 +1,5 @@
-"""Automation: `nox` runs lint, package and tests; `nox -s slow` the tests that take minutes.
+"""Automation: `nox` runs lint, package and tests; `nox -s slow` the tests that take minutes,
+`nox -s upstream` the tests of SB3 and sb3-contrib with CQSAC in the place of SAC and TQC.
 
 Where this interpreter already has the project with its dev extra (the README's line makes such a
 `.venv`), lint, tests and slow run in it: installing torch once is enough. Elsewhere each makes an
@@ -11,6 +12,7 @@ mypy follows neither the editable install's import hook nor the mapping of `cli/
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -22,6 +24,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 CONSTRAINTS = str(ROOT / "constraints.txt")
 MAPPED = ("cli", "zoo_configs")
+PLUGIN = ROOT / "tests" / "upstream"
 WORKERS = str(min(4, os.cpu_count() or 1))
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
@@ -42,12 +45,12 @@ nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
 
-def run(session: nox.Session, *arguments: str) -> None:
+def run(session: nox.Session, *arguments: str, **environment: str) -> None:
     """Run a module in the environment that has the project: this one, or the session's."""
     if not HERE:
         session.install("-c", CONSTRAINTS, "-e", f"{ROOT}[dev]")
     python = sys.executable if HERE else "python"
-    session.run(python, "-m", *arguments, env=THREADS, external=HERE)
+    session.run(python, "-m", *arguments, env={**THREADS, **environment}, external=HERE)
 
 
 def link_package(folder: Path) -> None:
@@ -85,6 +88,40 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the tests that take minutes."""
     run(session, "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(venv_backend=BACKEND)
+def upstream(session: nox.Session) -> None:
+    """Run SB3's and sb3-contrib's own tests with CQSAC in the place of SAC and of TQC.
+
+    The tests come from the sdists of the installed versions. UPSTREAM may name a folder instead
+    that has `stable-baselines3/tests` and `sb3-contrib/tests` in it. Arguments go to pytest.
+    """
+    folder = Path(os.environ.get("UPSTREAM", session.create_tmp())).resolve()
+    for project, name in (("stable-baselines3", "SAC"), ("sb3-contrib", "TQC")):
+        if "UPSTREAM" not in os.environ:
+            fetch_sdist(session, project, folder)
+        with session.chdir(folder / project / "tests"):
+            files = [
+                path.name
+                for path in sorted(Path().glob("test_*.py"))
+                if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))
+            ]
+            plugin = ("-p", "substitute", "--in-place-of", name)
+            run(session, "pytest", *plugin, *session.posargs, *files, PYTHONPATH=str(PLUGIN))
+
+
+def fetch_sdist(session: nox.Session, project: str, folder: Path) -> None:
+    """Unpack the sdist of the installed version of `project` to `folder`/`project`."""
+    wanted = (f"{project}=={version(project)}",) if HERE else ("-c", CONSTRAINTS, project)
+    shutil.rmtree(folder / project, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as name:
+        only_sdist = ("--no-deps", "--no-binary", project, "--dest", name)
+        run(session, "pip", "download", "--quiet", *only_sdist, *wanted)
+        (archive,) = Path(name).glob("*.tar.gz")
+        shutil.unpack_archive(archive, name, filter="data")
+        (unpacked,) = (path for path in Path(name).iterdir() if path.is_dir())
+        shutil.move(unpacked, folder / project)
 
 
 @nox.session(venv_backend="virtualenv", reuse_venv=False)

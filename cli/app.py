@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -93,5 +94,11 @@ app.add_typer(config.app, name="config")
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the command; under `torchrun` the first process alone prints."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     app()
+
+
+if __name__ == "__main__":
+    main()

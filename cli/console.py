@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import math
+import os
 import sys
 from pathlib import PurePath
 from typing import Any
@@ -22,8 +23,11 @@ out = Console()
 
 
 def set_quiet(quiet: bool) -> None:
-    """Switch `console` and progress bars off or on. Errors and results are printed anyway."""
-    console.quiet = quiet
+    """Switch `console` and progress bars off or on. Errors and results are printed anyway.
+
+    Of several processes under `torchrun` the first one alone has them.
+    """
+    console.quiet = quiet or int(os.environ.get("RANK", "0")) > 0
 
 
 def print_error(message: str) -> None:

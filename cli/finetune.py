@@ -16,12 +16,40 @@ if TYPE_CHECKING:
     from finflow_sb3.config import Settings
     from finflow_sb3.pipeline import Finetuned
 
-__all__ = ["check_finished", "command"]
+__all__ = [
+    "GradientCheckpointing",
+    "MixedPrecision",
+    "Resume",
+    "check_finished",
+    "command",
+    "precision",
+]
 
 Resume = Annotated[
     Path | None,
     typer.Option(metavar="RUN", help="Go on with a run, or from one checkpoint of it."),
 ]
+MixedPrecision = Annotated[
+    bool | None,
+    typer.Option(
+        "--mixed-precision/--no-mixed-precision",
+        help="Fine-tune with products of matrices in 16 bits.",
+        show_default="no",
+    ),
+]
+GradientCheckpointing = Annotated[
+    bool | None,
+    typer.Option(
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        help="Fine-tune in less memory and more time.",
+        show_default="no",
+    ),
+]
+
+
+def precision(mixed: bool | None) -> str | None:
+    """The setting that the flag stands for."""
+    return None if mixed is None else "auto" if mixed else "off"
 
 
 @shared_options
@@ -49,9 +77,16 @@ def command(
         bool | None, typer.Option(help="Keep the policy that was best on validation.")
     ] = None,
     save_latest: Annotated[bool | None, typer.Option(help="Write checkpoints.")] = None,
+    mixed_precision: MixedPrecision = None,
+    gradient_checkpointing: GradientCheckpointing = None,
 ) -> None:
     """Train CQSAC online, from a pretrained run or from scratch; Ctrl-C saves a checkpoint."""
-    cqsac = {"n_timesteps": n_timesteps, "batch_size": batch_size}
+    cqsac = {
+        "n_timesteps": n_timesteps,
+        "batch_size": batch_size,
+        "mixed_precision": precision(mixed_precision),
+        "gradient_checkpointing": gradient_checkpointing,
+    }
     run = {
         "checkpoint_interval": checkpoint_interval,
         "max_checkpoints": max_checkpoints,
@@ -61,8 +96,8 @@ def command(
     if n_timesteps is not None and sac_episodes is not None:
         raise ConfigError("--n-timesteps and --sac-episodes say the same; give one of the two")
     if resume is not None:
-        own = {"pretrained": pretrained, "dataset": dataset, "sac_episodes": sac_episodes}
-        own |= {"batch_size": batch_size, **run}
+        own: dict[str, Any] = {"pretrained": pretrained, "dataset": dataset, "sac_episodes": sac_episodes}
+        own |= {**cqsac, "n_timesteps": None, **run}
         refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
         finetuned = _resumed(resume, n_timesteps)
     else:

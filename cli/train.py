@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from finflow_sb3.cli.console import console, out, print_json
-from finflow_sb3.cli.finetune import Resume, check_finished
+from finflow_sb3.cli.finetune import (
+    GradientCheckpointing,
+    MixedPrecision,
+    Resume,
+    check_finished,
+    precision,
+)
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
 from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
@@ -46,14 +52,21 @@ def train_command(
         typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
     ] = None,
     resume: Resume = None,
+    mixed_precision: MixedPrecision = None,
+    gradient_checkpointing: GradientCheckpointing = None,
 ) -> None:
     """Collect, pretrain, fine-tune and evaluate in one go."""
+    cqsac = {
+        "batch_size": batch_size,
+        "mixed_precision": precision(mixed_precision),
+        "gradient_checkpointing": gradient_checkpointing,
+    }
     own = {
         "mode": mode,
         "iql_epochs": iql_epochs,
         "sac_episodes": sac_episodes,
-        "batch_size": batch_size,
         "dataset": dataset,
+        **cqsac,
     }
     if resume is not None:
         refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
@@ -67,7 +80,7 @@ def train_command(
             )
         flags: dict[str, dict[str, Any]] = {
             "iql": {"epochs": iql_epochs, "batch_size": batch_size},
-            "cqsac": {"batch_size": batch_size},
+            "cqsac": cqsac,
         }
         settings = shared_settings(shared, ALGO.get(chosen), **flags)
         if sac_episodes is not None:

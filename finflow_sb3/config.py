@@ -65,6 +65,8 @@ def _coerced(name: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
     options = typing.get_args(hint)
     if origin is Literal:
+        if isinstance(value, bool):  # YAML reads on and off so
+            value = "on" if value else "off"
         if value not in options:
             allowed = ", ".join(str(o) for o in options)
             raise ConfigError(f"{name}: {value!r} is not one of {allowed}")
@@ -222,12 +224,20 @@ class CQSACSettings(Checked):
     gamma: float = setting(0.99, "discount", 0.0, 1.0)
     train_freq: int = setting(1, "batch steps between updates", 1, 10**6)
     gradient_steps: int = setting(1, "updates at a time", -1, 10**6)
+    utd_ratio: int = setting(1, "critic updates for each gradient step", 1, 1000)
+    policy_delay: int = setting(1, "gradient steps for each update of the policy", 1, 1000)
+    n_steps: int = setting(1, "steps of a return before the bootstrap", 1, 1000)
+    risk_measure: str = setting("neutral", "neutral, cvar:<level>, wang:<strength>")
+    obs_noise_std: float = setting(0.0, "noise on the observations of each batch", 0.0, 10.0)
     ent_coef: str | float = setting("auto", "entropy coefficient, SB3's forms")
     alpha_init: float | None = setting(None, "short for ent_coef auto_<alpha_init>", 1e-6, 100.0)
     target_entropy: str | float = setting("auto", "auto, seeded (from the seeded policy), a number")
     top_quantiles_to_drop_per_net: int = setting(2, "as in TQC", 0, 999)
     cql_alpha: float = setting(0.0, "weight of the conservative penalty", 0.0, 1000.0)
     cql_alpha_final: float | None = setting(None, "its value at the end (linear)", 0.0, 1000.0)
+    cql_target_action_gap: float | None = setting(
+        None, "gap that a Lagrange multiplier α holds the penalty at", -1e6, 1e6
+    )
     cql_n_actions: int = setting(4, "sampled actions from each of three sources", 1, 100)
     cql_batch_size: int | None = setting(
         None, "states of each batch that the penalty is computed on; all if null", 1, 10**6
@@ -239,6 +249,12 @@ class CQSACSettings(Checked):
     prior_coef: float = setting(0.0, "pull of the policy towards the zero action", 0.0, 1000.0)
     warmup_steps: int = setting(0, "steps with the seeded policy before the first update", 0, 10**9)
     offline_fraction: float = setting(0.0, "share of each batch from the offline data", 0.0, 1.0)
+    compile: Literal["off", "auto", "on"] = setting("off", "compile the update; auto if it pays")
+    mixed_precision: Literal["off", "auto", "bf16", "fp16"] = setting(
+        "off", "16-bit products; auto is bf16 where there is hardware for it"
+    )
+    gradient_checkpointing: bool = setting(False, "less memory for more time in an update")
+    prefetch: bool = setting(False, "gather the next batch in a thread")
 
 
 @dataclass(frozen=True)
@@ -247,7 +263,9 @@ class RunSettings(Checked):
 
     seed: int = setting(0, "seed of everything", 0, 2**31 - 1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N")
-    threads: int = setting(1, "torch threads; two help on an idle machine only", 1, 1024)
+    threads: int | Literal["auto"] = setting(
+        "auto", "torch threads; auto is one for small networks, all cores for wide ones", 1, 1024
+    )
     log_dir: str = setting("logs", "where runs are written")
     checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
     evaluate_interval: int = setting(50, "episodes between validation backtests", 1, 10**9)

@@ -97,6 +97,8 @@ RIVALS = {
     "ent_coef": ("alpha_init",),
     "alpha_init": ("ent_coef",),
     "learning_rate": ("actor_lr", "critic_lr"),
+    "cql_target_action_gap": ("cql_alpha_final",),
+    "cql_alpha_final": ("cql_target_action_gap",),
 }
 """Settings of CQSAC that say the same thing: the one that is written later counts."""
 

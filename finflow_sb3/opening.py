@@ -19,7 +19,8 @@ def open_market(
 ) -> ObservedMarket:
     """The market of a configuration, with features and anchors computed."""
     watch = watch or Watch()
-    torch.set_num_threads(settings.run.threads)
+    threads = settings.run.threads
+    torch.set_num_threads(1 if threads == "auto" else threads)
     prices = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
     return observe(
         prices,

@@ -13,11 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import write_config
 from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.parallel import (
+    any_of,
+    connect,
+    first_goes_first,
+    from_first,
+    rank,
+    require_alone,
+    world_size,
+)
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.files import write_whole
@@ -37,7 +48,7 @@ from finflow_sb3.pretrain.artefact import (
 )
 from finflow_sb3.pretrain.run import PretrainOutcome, run_iql
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
+from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.training.build import pick_device
@@ -71,7 +82,9 @@ MARKET = "market.json"
 @contextmanager
 def _new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
     """A new run's folder. An end that comes before it holds anything of use removes it."""
-    folder = RunFolder.create(settings.run.log_dir, algo, settings.env)
+    path = RunFolder.create(settings.run.log_dir, algo, settings.env).path if rank() == 0 else ""
+    folder = RunFolder(Path(from_first(str(path)))).of_worker(rank())
+    folder.path.mkdir(parents=True, exist_ok=True)
     try:
         folder.write_settings(settings)
         watch.started(folder.path)
@@ -86,6 +99,7 @@ def collect(
     settings: Settings, save_path: str | Path | None = None, watch: Watch | None = None
 ) -> Collected:
     """Collect offline data; into the cache, or into `save_path` (`.h5`, or `.npz` to export)."""
+    require_alone("collect")
     watch = watch or Watch()
     path = None if save_path is None else Path(save_path)
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
@@ -122,6 +136,7 @@ def pretrain(
     settings: Settings, dataset: str | Path | None = None, watch: Watch | None = None
 ) -> Pretrained:
     """Learn from offline data with IQL; collects it (or takes it from the cache) if not given."""
+    require_alone("pretrain")
     watch = watch or Watch()
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
@@ -179,6 +194,8 @@ def finetune(
 ) -> Finetuned:
     """Train CQSAC online, seeded by a pretraining run or from scratch.
 
+    Under `torchrun` all processes train one model, on portfolios and batches of their own.
+
     Parameters
     ----------
     pretrained : run of `pretrain`
@@ -187,13 +204,15 @@ def finetune(
     """
     watch = watch or Watch()
     _check_finetune(settings, dataset)
+    connect(torch.device(pick_device(settings.run.device)))
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
         settings = _from_scratch(settings)
-    settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
-    if artefact is not None:
-        market.layout.require_equal(artefact.layout, str(pretrained))
-    data = _offline_data(settings, market, dataset, watch)
+    with first_goes_first():
+        settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
+        if artefact is not None:
+            market.layout.require_equal(artefact.layout, str(pretrained))
+        data = _offline_data(settings, market, dataset, watch)
     with _new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
@@ -248,10 +267,20 @@ def resume(
             f"{path}: is a pretraining run; go on with finflow finetune --pretrained {path}"
         )
     settings = folder.settings()
+    connect(torch.device(pick_device(settings.run.device)))
+    if folder.workers != world_size():
+        raise CheckpointError(
+            f"{folder.path}: was trained by {folder.workers} processes; go on with as many "
+            f"(torchrun --nproc-per-node {folder.workers} -m finflow_sb3.cli.app finetune)"
+        )
+    if rank() > 0:
+        folder = folder.of_worker(rank())
+        named = folder.checkpoints / named.name if named else None
     if n_timesteps is not None:
         settings = settings.replace(cqsac={"n_timesteps": n_timesteps})
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
     checkpoint = read_checkpoint(named or store.pointed("latest"))
+    _require_same_step(checkpoint)
     seeded = folder.path / "seed"
     artefact = read_artefact(seeded) if seeded.is_dir() else None
     settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
@@ -267,6 +296,16 @@ def resume(
     return _run(settings, market, folder, artefact, data, watch, checkpoint, stop_at)
 
 
+def _require_same_step(checkpoint: Checkpoint) -> None:
+    """Processes that were killed may have written their last checkpoints a step apart."""
+    name = checkpoint.path.name
+    if any_of(name != from_first(name)):
+        raise CheckpointError(
+            f"{checkpoint.path}: other processes stopped elsewhere; name one checkpoint that all "
+            "have (--resume RUN/checkpoints/step_N)"
+        )
+
+
 def _run(
     settings: Settings,
     market: ObservedMarket,
@@ -274,7 +313,7 @@ def _run(
     artefact: Artefact | None,
     data: OfflineDataset | None,
     watch: Watch,
-    checkpoint: Any = None,
+    checkpoint: Checkpoint | None = None,
     stop_at: int | None = None,
 ) -> Finetuned:
     total = settings.cqsac.n_timesteps

@@ -15,6 +15,7 @@ from markets import batch_of, olps_market, random_actions, small_market, whole_s
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.accounting import constrain, grow, move_towards, solve_mu, trade
 from finflow_sb3.envs.batch import PortfolioBatch
+from finflow_sb3.envs.rows import row_sums
 from finflow_sb3.market.splits import Span
 
 EXAMPLES = settings(max_examples=60, deadline=None)
@@ -197,6 +198,27 @@ def test_mu_by_hand() -> None:
     assert solve_mu(asset, cash, 0.01)[0] == pytest.approx(0.99, abs=1e-15)
 
 
+def test_a_purchase_that_turns_into_a_sale() -> None:
+    """A asks for a trace more than it has, but costs leave less: it is sold in the end.
+
+    Held A 0.5, B 0.5; wanted A 0.5 + 1e-4, cash the rest; c = 0.1. B is sold whole. With A
+    bought, μ = (1 − c·(0.5 − 0.5))/(1 + c·w) would leave 0.476 in A, less than was held; with A
+    sold, μ = (1 − c·(0.5 + 0.5))/(1 − c·w).
+    """
+    w = 0.5 + 1e-4
+    held, target = np.array([[0.5, 0.5, 0.0]]), np.array([[w, 0.0, 1.0 - w]])
+    done = trade(held, target, 0.1)
+    assert done.mu[0] == pytest.approx(0.9 / (1.0 - 0.1 * w), abs=1e-15)
+    assert done.mu[0] * w < 0.5
+    assert done.turnover[0] == pytest.approx(1.0 - done.mu[0] * w, abs=1e-15)
+
+
+def test_a_fee_for_each_asset() -> None:
+    """From cash into A at 1 % and into B at 2 %: μ = 1/(1 + 0.5·0.01 + 0.5·0.02)."""
+    cash, both = np.array([[0.0, 0.0, 1.0]]), np.array([[0.5, 0.5, 0.0]])
+    assert solve_mu(cash, both, np.array([0.01, 0.02]))[0] == pytest.approx(1 / 1.015, abs=1e-15)
+
+
 def test_turnover_counts_buys_and_sells() -> None:
     """Half of the value from A to B without a fee: 0.5 sold and 0.5 bought."""
     done = trade(np.array([[0.75, 0.25, 0.0]]), np.array([[0.25, 0.75, 0.0]]), 0.0)
@@ -267,6 +289,56 @@ def test_mu_solves_its_equation(seed: int, fee: float, width: int, sparse: bool)
 
 
 @EXAMPLES
+@given(seed=seeds, width=st.integers(2, 40), close=st.floats(0.0, 1.0), each=st.booleans())
+def test_mu_solves_its_equation_where_trades_are_small(
+    seed: int, width: int, close: float, each: bool
+) -> None:
+    """Near what is held many purchases turn into sales; also with a fee for each asset."""
+    rng = np.random.default_rng(seed)
+    held = simplex_rows(seed, 16, width)
+    target = move_towards(held, simplex_rows(seed + 1, 16, width, sparse=True), close**4)
+    fees = rng.uniform(0.0, 0.2, width - 1) if each else np.full(width - 1, rng.uniform(0.0, 0.2))
+    mu = solve_mu(held, target, fees if each else float(fees[0]))
+    assert np.all((mu > 0.0) & (mu <= 1.0))
+    for i in range(16):
+        pairs = zip(fees, target[i, :-1], held[i, :-1], strict=True)
+        paid = math.fsum(fee * abs(mu[i] * w - h) for fee, w, h in pairs)
+        assert abs(mu[i] - (1.0 - paid)) <= 1e-13
+
+
+@EXAMPLES
+@given(seed=seeds, width=st.integers(2, 40), fee=fees, rows=st.integers(2, 70))
+def test_a_trade_alone_has_the_same_bits(seed: int, width: int, fee: float, rows: int) -> None:
+    """Whatever else is in the batch, and wherever in it."""
+    held = simplex_rows(seed, rows, width)
+    target = move_towards(held, simplex_rows(seed + 1, rows, width, sparse=True), 0.05)
+    returns = np.random.default_rng(seed).normal(0.0, 0.02, (rows, width))
+    all_done, all_grown = trade(held, target, fee), grow(target, returns)
+    for i in {0, seed % rows, rows - 1}:
+        row = slice(i, i + 1)
+        done, grown = trade(held[row], target[row], fee), grow(target[row], returns[row])
+        assert done.mu[0] == all_done.mu[i]
+        assert done.turnover[0] == all_done.turnover[i]
+        assert grown[0][0] == all_grown[0][i]
+        np.testing.assert_array_equal(grown[1][0], all_grown[1][i])
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 21, 64, 501])
+def test_sums_of_rows_have_the_same_bits_alone(width: int) -> None:
+    values = np.random.default_rng(width).normal(size=(131, width + 1))
+    sums = row_sums(values[:, :-1])
+    np.testing.assert_allclose(sums, values[:, :-1].sum(axis=1), atol=1e-12)
+    for i in range(131):
+        assert row_sums(values[i : i + 1, :-1].copy())[0] == sums[i]
+
+
+def test_weights_that_are_no_numbers_end_the_search() -> None:
+    held, target = simplex_rows(0, 3, 5), simplex_rows(1, 3, 5)
+    target[1, 2] = np.nan
+    assert np.isnan(solve_mu(held, target, 0.01)).tolist() == [False, True, False]
+
+
+@EXAMPLES
 @given(
     seed=seeds,
     band=st.floats(0.0, 0.5),
@@ -322,6 +394,28 @@ def test_rows_do_not_depend_on_the_batch(base: str) -> None:
             assert many.value[i] == one.value[0]
             assert many.cost[i] == one.cost[0]
             np.testing.assert_array_equal(many.invert(many.weights)[i], one.invert(one.weights)[0])
+
+
+@pytest.mark.parametrize("size", [2, 64, 257])
+def test_no_size_of_the_batch_changes_a_portfolio(size: int) -> None:
+    """Default settings and 20 assets over refit days: the same bits as alone."""
+    market = small_market(n_assets=20)
+    span = whole_span(market)
+    many = PortfolioBatch(market, span, size, market.env, seeds=list(range(size)))
+    some = {0, 1, size // 2, size - 1}
+    ones = {i: PortfolioBatch(market, span, 1, market.env, seeds=[i]) for i in some}
+    for batch in (many, *ones.values()):
+        batch.reset()
+    rng = np.random.default_rng(1)
+    for _ in range(80):
+        actions = random_actions(market, size, rng).astype(np.float32)
+        out = many.step(actions)
+        for i, one in ones.items():
+            alone = one.step(actions[i : i + 1])
+            np.testing.assert_array_equal(out.observations[i], alone.observations[0])
+            np.testing.assert_array_equal(many.held[i], one.held[0])
+            assert out.rewards[i] == alone.rewards[0]
+            assert many.value[i] == one.value[0]
 
 
 def test_spans_outside_the_usable_rows_are_refused() -> None:

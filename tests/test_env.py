@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import pickle
 import warnings
 from typing import Any
 
@@ -21,7 +19,7 @@ from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket, observe
 from finflow_sb3.envs.portfolio import PortfolioEnv
 from finflow_sb3.envs.registration import register_envs
-from finflow_sb3.envs.vec import LazyInfo, PortfolioVecEnv
+from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError, DataError, FinflowError
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Span
@@ -141,24 +139,6 @@ def test_vec_env_equals_single_environments(kwargs: dict[str, Any]) -> None:
     assert min(ends.values()) > 0
 
 
-def test_late_read_infos_are_of_their_step() -> None:
-    """Even after a reset of everything, and after more steps."""
-    env = PortfolioVecEnv(small_market(), 3, seed=0)
-    env.reset()
-    rng = np.random.default_rng(0)
-    env.step(random_actions(env.market, 3, rng))
-    expected = [env.batch.info(i) for i in range(3)]
-    env.step_async(random_actions(env.market, 3, rng))
-    infos = env.step_wait()[3]
-    second = [env.batch.info(i) for i in range(3)]
-    env.reset()
-    env.step(random_actions(env.market, 3, rng))
-    for info, after, before in zip(infos, second, expected, strict=True):
-        assert info["date"] == after["date"] != before["date"]
-        assert info["value"] == after["value"]
-        np.testing.assert_array_equal(info["weights"], after["weights"])
-
-
 def test_sb3_reads_the_vec_env() -> None:
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.monitor import Monitor
@@ -174,75 +154,6 @@ def test_sb3_reads_the_vec_env() -> None:
 
     mean, deviation = evaluate_policy(Idle(), wrapped, n_eval_episodes=4, warn=False)
     assert np.isfinite([mean, deviation]).all()
-
-
-# ------------------------------------------------------------------ infos
-
-
-def filled() -> tuple[LazyInfo, dict[str, Any], list[int]]:
-    """An info, what it holds, and how often it was built."""
-    built: list[int] = []
-    content = {"known": False, "date": "2000-01-03", "value": 1.5}
-
-    def build() -> dict[str, Any]:
-        built.append(1)
-        return {"date": content["date"], "value": content["value"]}
-
-    return LazyInfo(build, {"known": False}), content, built
-
-
-READERS = {
-    "dict": dict,
-    "unpack": lambda info: {**info},
-    "copy": lambda info: info.copy(),
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda info: pickle.loads(pickle.dumps(info)),  # noqa: S301 (its own bytes)
-    "json": lambda info: json.loads(json.dumps(info)),
-    "items": lambda info: dict(info.items()),
-    "keys": lambda info: {key: info[key] for key in info},
-    "values": lambda info: dict(zip(info.keys(), info.values(), strict=True)),
-    "union": lambda info: info | {},
-    "right union": lambda info: {} | info,
-    "repr": lambda info: dict(eval(repr(info))),  # noqa: S307 (its own words)
-    "update": lambda info: dict(list(info.items())),
-}
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_lazy_info_reads_as_a_dictionary(reader: str) -> None:
-    info, content, built = filled()
-    assert built == []
-    assert READERS[reader](info) == content
-    assert built == [1]
-
-
-def test_lazy_info_behaves_as_a_dictionary() -> None:
-    assert filled()[0] == filled()[1]
-    assert filled()[0] != {}
-    assert (filled()[0] != filled()[1]) is False
-    assert len(filled()[0]) == 3
-    info, _, built = filled()
-    assert info["known"] is info.get("known") is False
-    assert built == []
-    assert bool(filled()[0])
-    assert "date" in filled()[0]
-    assert filled()[0].get("value") == 1.5
-    assert filled()[0].get("other", 7) == 7
-    assert filled()[0].pop("value") == 1.5
-    assert filled()[0].pop("other", None) is None
-    assert filled()[0].setdefault("value", 2.0) == 1.5
-    with pytest.raises(KeyError):
-        filled()[0]["other"]
-    info, _, built = filled()
-    info["value"] = 9.0
-    assert built == []
-    assert info["value"] == 9.0
-    assert info["date"] == "2000-01-03"
-    del info["date"]
-    assert dict(info) == {"known": False, "value": 9.0}
-    merged, _, _ = filled()
-    merged |= {"other": 1}
-    assert dict(merged) == {**filled()[1], "other": 1}
 
 
 # ------------------------------------------------------------------ timing

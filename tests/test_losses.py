@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finflow_sb3.nets.distributions import sample_with_log_prob
+from finflow_sb3.nets.distributions import sample
 from finflow_sb3.nets.losses import (
     balance_loss,
     conservative_penalty,
@@ -43,8 +43,8 @@ def test_penalty_of_a_linear_q_is_its_integral(slope: float, temperature: float)
 def test_penalty_from_policy_samples_is_the_same_integral(temperature: float) -> None:
     """Samples of a wide policy, weighted by their density, estimate the same integral."""
     torch.manual_seed(0)
-    zeros = torch.zeros(1, 1, dtype=F64)
-    actions, density = sample_with_log_prob(zeros, zeros, 200_000)
+    zeros = torch.zeros(1, 1, 1, dtype=F64)
+    actions, density = sample(zeros, zeros, torch.randn(1, 200_000, 1, dtype=F64))
     found = conservative_penalty(
         2.0 * actions[:, :, 0], density, torch.zeros(1, dtype=F64), temperature
     )
@@ -103,22 +103,22 @@ def test_uniform_density(size: int) -> None:
 def test_balance_of_uniform_and_of_one(k: int) -> None:
     uniform = torch.full((7, k), 1.0 / k, dtype=F64)
     one_hot = torch.nn.functional.one_hot(torch.full((7,), 1), k).double()
-    assert float(balance_loss(uniform)) == pytest.approx(0.0, abs=1e-12)
-    assert float(balance_loss(one_hot)) == pytest.approx(k - 1.0)
+    assert float(balance_loss(uniform.mean(dim=0))) == pytest.approx(0.0, abs=1e-12)
+    assert float(balance_loss(one_hot.mean(dim=0))) == pytest.approx(k - 1.0)
 
 
 def test_balance_is_of_the_mean_gate() -> None:
     """Experts may take turns: each state one expert, all used alike over the batch."""
-    assert float(balance_loss(torch.eye(5, dtype=F64))) == pytest.approx(0.0, abs=1e-12)
+    assert float(balance_loss(torch.eye(5, dtype=F64).mean(dim=0))) == pytest.approx(0.0, abs=1e-12)
     half = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=F64)  # mean (0.75, 0.25)
-    assert float(balance_loss(half)) == pytest.approx(2 * (0.5625 + 0.0625) - 1)
+    assert float(balance_loss(half.mean(dim=0))) == pytest.approx(2 * (0.5625 + 0.0625) - 1)
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(2, 8))
 def test_balance_lies_between_its_ends(seed: int, k: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     gates = torch.softmax(5 * torch.randn(6, k, generator=generator, dtype=F64), dim=1)
-    assert -1e-9 <= float(balance_loss(gates)) <= k - 1 + 1e-9
+    assert -1e-9 <= float(balance_loss(gates.mean(dim=0))) <= k - 1 + 1e-9
 
 
 def test_prior_by_hand() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder
-from finflow_sb3.nets.distributions import log_prob, sample_with_log_prob
+from finflow_sb3.nets.distributions import log_prob, sample
 from finflow_sb3.nets.experts import FlatExperts, LayoutExperts
 from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.nets.stacked import StackedLinear
@@ -267,7 +267,7 @@ def test_log_prob_by_hand() -> None:
 def test_samples_come_with_their_density() -> None:
     torch.manual_seed(0)
     mean, log_std = torch.randn(6, 3) * 0.5, torch.randn(6, 3) * 0.2 - 1.0
-    actions, density = sample_with_log_prob(mean, log_std, 50)
+    actions, density = sample(mean[:, None], log_std[:, None], torch.randn(6, 50, 3))
     assert actions.shape == (6, 50, 3) and density.shape == (6, 50)
     for m in range(50):
         torch.testing.assert_close(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,29 @@ import pytest
 import torch
 from learning_fixtures import market_states
 from markets import small_market
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from finflow_sb3.config import EnvSettings
+from finflow_sb3.cqsac import replay
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
+from finflow_sb3.cqsac.replay_storage import DeviceArray
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
 
 N_ENVS = 3
 
 
-def buffers(env: PortfolioVecEnv, size: int) -> tuple[PortfolioReplayBuffer, ReplayBuffer]:
+def buffers(
+    env: PortfolioVecEnv, size: int, **returns: Any
+) -> tuple[PortfolioReplayBuffer, ReplayBuffer]:
+    """Ours and SB3's; with `n_steps` and `gamma`, SB3's of n-step returns."""
     spaces = env.observation_space, env.action_space
     mine = PortfolioReplayBuffer(
-        size, *spaces, "cpu", N_ENVS, market_rows=env.market.rows, layout=env.layout
+        size, *spaces, "cpu", N_ENVS, market_rows=env.market.rows, layout=env.layout, **returns
     )
-    return mine, ReplayBuffer(size, *spaces, "cpu", N_ENVS)
+    kind = NStepReplayBuffer if returns else ReplayBuffer
+    return mine, kind(size, *spaces, "cpu", N_ENVS, **returns)
 
 
 def play(
@@ -57,10 +64,13 @@ def play(
     ],
 )
 @pytest.mark.parametrize(("size", "steps"), [(300, 40), (60, 47)])
-def test_samples_equal_sb3s(kwargs: dict[str, Any], size: int, steps: int) -> None:
+@pytest.mark.parametrize("n_steps", [None, 1, 3, 10])
+def test_samples_equal_sb3s(
+    kwargs: dict[str, Any], size: int, steps: int, n_steps: int | None
+) -> None:
     settings = EnvSettings(episode_length=9, **kwargs)
     env = PortfolioVecEnv(small_market(settings), N_ENVS, seed=0)
-    mine, plain = buffers(env, size)
+    mine, plain = buffers(env, size, **({} if n_steps is None else {"n_steps": n_steps}))
     trail = play(env, [mine, plain], steps)
     ends = np.array([step[4] for step in trail])
     cut = np.array([[i.get("TimeLimit.truncated", False) for i in step[5]] for step in trail])
@@ -73,7 +83,48 @@ def test_samples_equal_sb3s(kwargs: dict[str, Any], size: int, steps: int) -> No
         ours = mine.sample(100)
         np.random.seed(seed)
         for name, a, b in zip(ours._fields, ours, plain.sample(100), strict=True):
-            assert a is b is None or torch.equal(a, b), name
+            if name == "discounts" and n_steps == 1:
+                assert a is None and (b == 0.99).all()
+            else:
+                assert a is b is None or torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("returns", [{}, {"n_steps": 3, "gamma": 0.9}], ids=["plain", "n-step"])
+def test_on_a_device_all_is_the_same(
+    returns: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays kept as on a GPU, in tensors that NumPy does not see."""
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=9)
+    mine, _ = buffers(env, 60, **returns)
+    monkeypatch.setattr(replay, "placed", DeviceArray)
+    other, _ = buffers(env, 60, **returns)
+    assert isinstance(other.before, DeviceArray)
+    assert isinstance(other.rewards, np.ndarray if returns else DeviceArray)
+    play(env, [mine, other], 27)
+    restored, _ = buffers(env, 60, **returns)
+    arrays, position = other.state()
+    restored.restore({name: tensor.numpy() for name, tensor in arrays.items()}, position)
+    for buffer in (other, restored, copy.deepcopy(other)):
+        np.random.seed(0)
+        first = mine.sample(64)
+        np.random.seed(0)
+        for a, b in zip(first, buffer.sample(64), strict=True):
+            assert a is b is None or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_gathering_draws_nothing(n_steps: int) -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=9)
+    mine, _ = buffers(env, 60, n_steps=n_steps)
+    play(env, [mine], 27)
+    np.random.seed(0)
+    drawn = mine.draw(64)
+    state = np.random.get_state()
+    found = mine.gather(drawn)
+    np.testing.assert_equal(np.random.get_state(), state)
+    np.random.seed(0)
+    for a, b in zip(found, mine.sample(64), strict=True):
+        assert a is b is None or torch.equal(a, b)
 
 
 def test_time_is_no_end_and_ruin_is() -> None:
@@ -119,7 +170,7 @@ def test_state_and_restore(steps: int) -> None:
     play(env, [mine], steps)
     arrays, position = mine.state()
     assert all(len(array) == min(steps, 10) for array in arrays.values())
-    other.restore({name: array.copy() for name, array in arrays.items()}, position)
+    other.restore({name: array.numpy().copy() for name, array in arrays.items()}, position)
     for buffer in (mine, other):
         play(PortfolioVecEnv(small_market(), N_ENVS, seed=1, episode_length=5), [buffer], 3, 1)
     np.random.seed(0)
@@ -127,6 +178,49 @@ def test_state_and_restore(steps: int) -> None:
     np.random.seed(0)
     for a, b in zip(first[:5], other.sample(64)[:5], strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda a: a[:, :2], id="fewer portfolios"),
+        pytest.param(lambda a: a[:, :1], id="one portfolio"),
+        pytest.param(lambda a: np.concatenate([a] * 4), id="too long"),
+    ],
+)
+def test_a_state_of_another_shape_is_refused(change: Any) -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
+    mine, other = (buffers(env, 10 * N_ENVS)[0] for _ in range(2))
+    play(env, [mine], 7)
+    arrays, position = mine.state()
+    with pytest.raises(ValueError, match="has shape"):
+        other.restore({name: change(x.numpy()) for name, x in arrays.items()}, position)
+
+
+def test_restoring_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pieces:
+        """An array of which slices alone can be had, as of a file."""
+
+        longest = 0
+
+        def __init__(self, array: Any):
+            self.array, self.shape = array, array.shape
+
+        def __getitem__(self, rows: slice) -> Any:
+            assert 0 <= rows.start < rows.stop <= len(self.array)
+            piece = self.array[rows]
+            Pieces.longest = max(Pieces.longest, piece.nbytes)
+            return piece
+
+    monkeypatch.setattr(replay, "PIECE", 500)
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
+    mine, other = (buffers(env, 40 * N_ENVS)[0] for _ in range(2))
+    play(env, [mine], 33)
+    arrays, position = mine.state()
+    other.restore({name: Pieces(x.numpy()) for name, x in arrays.items()}, position)
+    for name, tensor in other.state()[0].items():
+        assert torch.equal(tensor, arrays[name])
+    assert 200 < Pieces.longest <= 500
 
 
 def test_a_transition_is_small() -> None:

@@ -35,6 +35,21 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
         "env_kwargs": {"execution_lag": 1, "reward": "differential_sharpe", "max_turnover": 0.3},
         "cqsac": {"train_freq": 3, "gradient_steps": 2, "learning_rate": "lin_3e-4"},
     },
+    "scratch-options": {
+        "cqsac": {
+            "policy_kwargs": {**TINY, "mixture": "full", "dropout": 0.1, "layer_norm": True},
+            "cql_alpha": 1.0,
+            "cql_alpha_final": None,
+            "cql_target_action_gap": 0.5,
+            "n_steps": 3,
+            "utd_ratio": 2,
+            "policy_delay": 2,
+            "obs_noise_std": 0.1,
+            "risk_measure": "wang:0.5",
+            "mixed_precision": "bf16",
+            "prefetch": True,
+        },
+    },
     "scratch-mlp": {
         "env_kwargs": {"action_base": "drift"},
         "cqsac": {"policy": "MlpPolicy", "policy_kwargs": MLP, "ent_coef": 0.1},

@@ -102,11 +102,11 @@ def test_deterministic_action_is_tanh_of_the_mean(seeded: Seeded) -> None:
 def test_log_pi(seeded: Seeded) -> None:
     """log N(u; μ, σ) − Σ log(1 − tanh²u + ε) with IQL's own μ and σ."""
     torch.manual_seed(5)
-    step = seeded.model._act(seeded.states)
-    torch.manual_seed(5)
     theirs: Any = seeded.algo.modules.policy(seeded.states)
-    u = theirs.mu + theirs.logstd.exp() * torch.randn_like(theirs.mu)
-    torch.testing.assert_close(step.actions, torch.tanh(u), **EXACT)
+    normal = torch.randn_like(theirs.mu)
+    step = seeded.model._act(seeded.states, normal[:, None])
+    u = theirs.mu + theirs.logstd.exp() * normal
+    torch.testing.assert_close(step.actions[:, 0], torch.tanh(u), **EXACT)
     same = torch.distributions.Normal(theirs.mu, theirs.logstd.exp()).log_prob(u).sum(dim=1)
     same -= torch.log(1 - torch.tanh(u) ** 2 + 1e-6).sum(dim=1)
     torch.testing.assert_close(step.log_prob[:, 0], same, rtol=1e-6, atol=1e-5)

@@ -19,6 +19,7 @@ from finflow_sb3.envs.simplex import (
     invert_softmax,
     simplex_least_squares,
     softmax_target,
+    tilted_mixture,
 )
 
 EXAMPLES = settings(max_examples=40, deadline=None)
@@ -64,6 +65,37 @@ def test_targets_keep_the_budget(seed: int, n: int) -> None:
     gates = rng.uniform(-1, 1, size=(8, 5))
     whole = np.concatenate([gates, action], axis=1)
     check_budget(anchor_target(whole, anchors_of(rng, 8, n), GATE, TILT))
+
+
+@EXAMPLES
+@given(seed=seeds, n=sizes, rows=st.integers(2, 70))
+def test_a_target_alone_has_the_same_bits(seed: int, n: int, rows: int) -> None:
+    """Whatever else is in the batch; and a mixture of given gates is that of their action."""
+    rng = np.random.default_rng(seed)
+    anchors, held = anchors_of(rng, rows, n), rng.dirichlet(np.ones(n + 1), size=rows)
+    action = rng.uniform(-1, 1, size=(rows, 5 + n + 1))
+    gates = gate_weights(action[:, :5], GATE)
+    mixture = tilted_mixture(gates, anchors, action[:, 5:], TILT)
+    np.testing.assert_array_equal(mixture, anchor_target(action, anchors, GATE, TILT))
+    soft, drifted = softmax_target(action[:, 5:], SOFTMAX), drift_target(action[:, 5:], held, DRIFT)
+    for i in {0, seed % rows, rows - 1}:
+        one = slice(i, i + 1)
+        alone = anchor_target(action[one], anchors[one], GATE, TILT)
+        np.testing.assert_array_equal(alone[0], mixture[i])
+        np.testing.assert_array_equal(softmax_target(action[one, 5:], SOFTMAX)[0], soft[i])
+        again = drift_target(action[one, 5:], held[one], DRIFT)
+        np.testing.assert_array_equal(again[0], drifted[i])
+
+
+@pytest.mark.parametrize("scale", [0.01, 20.0])
+def test_targets_are_numbers_at_the_ends_of_the_scales(scale: float) -> None:
+    """At 20, the largest that settings allow, a corner outweighs the others by e^40."""
+    action = np.full((1, 12), -1.0)
+    action[0, 3] = 1.0
+    target = softmax_target(action, scale)
+    check_budget(target)
+    expected = 1.0 / (1.0 + 11.0 * math.exp(-2.0 * scale))
+    assert target[0, 3] == pytest.approx(expected, rel=1e-12)
 
 
 def test_zero_is_the_average_of_the_anchors() -> None:

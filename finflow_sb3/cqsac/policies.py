@@ -9,8 +9,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.tqc.policies import TQCPolicy
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -19,153 +17,85 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from finflow_sb3.cqsac.networks import ExpertActor, QuantileCritics, ReferenceValue
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.critics import (
-    CriticSizes,
-    FlatEncoder,
-    SetEncoder,
-    ValueEncoder,
-    make_encoder,
-)
-from finflow_sb3.nets.experts import PolicyOutput, make_experts
-from finflow_sb3.nets.sizes import NetworkSizes
-from finflow_sb3.nets.stacked import StackedLinear
+from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder, make_encoder
+from finflow_sb3.nets.experts import PolicyOutput
+from finflow_sb3.nets.hidden import PLAIN, Regularisation, perceptron
+from finflow_sb3.nets.sizes import NetworkSizes, require_regularisation
 
-__all__ = [
-    "CQSACPolicy",
-    "CnnPolicy",
-    "ExpertActor",
-    "MlpPolicy",
-    "MultiExpertPolicy",
-    "MultiInputPolicy",
-    "QuantileCritics",
-    "ReferenceValue",
-]
-
-
-class QuantileCritics(BaseModel):
-    """C critics with N quantiles each, as one batched module.
-
-    Parameters
-    ----------
-    encoder : see `nets.critics`; built for the features extractor's output
-    n_quantiles : N
-    """
-
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        encoder: FlatEncoder | SetEncoder,
-        n_quantiles: int = 25,
-        normalize_images: bool = True,
-        share_features_extractor: bool = False,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-        )
-        self.encoder = encoder
-        self.n_critics, self.n_quantiles = encoder.stack, n_quantiles
-        self.quantiles_total = encoder.stack * n_quantiles
-        self.share_features_extractor = share_features_extractor
-        self.head = StackedLinear(encoder.stack, encoder.out_size, n_quantiles)
-
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """Quantiles [B, C, N] of actions [B, A]."""
-        return self.score(obs, actions[:, None])[:, :, 0].transpose(0, 1)
-
-    def score(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """Quantiles [C, B, M, N] of M actions for each observation, [B, M, A]."""
-        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = self.extract_features(obs, self.features_extractor)
-        batch, count, _ = actions.shape
-        quantiles: th.Tensor = self.head(self.encoder(features, actions))
-        return quantiles.view(self.n_critics, batch, count, self.n_quantiles)
-
-
-class ReferenceValue(nn.Module):
-    """V of the offline phase, kept as the floor of Cal-QL (Nakamoto et al. 2023)."""
-
-    def __init__(self, encoder: ValueEncoder):
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.out_size, 1)
-
-    def forward(self, obs: th.Tensor) -> th.Tensor:
-        """[B, 1]"""
-        value: th.Tensor = self.head(self.encoder(obs))
-        return value
-
-
-class ExpertActor(BasePolicy):
-    """The five-expert network as SB3's SAC wants its actor."""
-
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        layout: ObservationLayout | None,
-        widths: dict[str, Any],
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
-        )
-        size = get_action_dim(action_space)
-        self.experts = make_experts(features_dim, size, layout, widths)
-        self.action_dist = SquashedDiagGaussianDistribution(size)
-
-    def evaluate(self, obs: PyTorchObs) -> PolicyOutput:
-        """Mean, log σ and gates."""
-        out: PolicyOutput = self.experts(self.extract_features(obs, self.features_extractor))
-        return out
-
-    def get_action_dist_params(
-        self, obs: PyTorchObs
-    ) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
-        out = self.evaluate(obs)
-        return out.mean, out.log_std, {}
-
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        return self.action_dist.actions_from_params(mean, log_std, deterministic=deterministic)
-
-    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        mean, log_std, _ = self.get_action_dist_params(obs)
-        return self.action_dist.log_prob_from_params(mean, log_std)
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self.forward(observation, deterministic)
+__all__ = ["CQSACPolicy", "CnnPolicy", "MlpPolicy", "MultiExpertPolicy", "MultiInputPolicy"]
 
 
 class CQSACPolicy(TQCPolicy):
-    """TQC's policy with its critics batched; arguments are TQC's."""
+    """TQC's policy with its critics batched; arguments are TQC's, and two more.
+
+    Parameters
+    ----------
+    dropout, layer_norm : after every hidden linear layer of actor and critics
+
+    Notes
+    -----
+    Adam and AdamW are fused unless `optimizer_kwargs` says how they are to step.
+    """
 
     actor: Any
     critic: QuantileCritics  # type: ignore[assignment]
     critic_target: QuantileCritics  # type: ignore[assignment]
     reference_value: ReferenceValue | None
+    # Gaussians that the policy is a mixture of.
+    n_components = 1
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        *args: Any,
+        dropout: float = 0.0,
+        layer_norm: bool = False,
+        **kwargs: Any,
+    ):
+        require_regularisation(dropout, layer_norm)
+        self.form = Regularisation(dropout, layer_norm)
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        fusable = issubclass(self.optimizer_class, (th.optim.Adam, th.optim.AdamW))
+        if fusable and not {"fused", "foreach"} & set(self.optimizer_kwargs):
+            self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
         super()._build(lr_schedule)
         self.reference_value = None
+
+    def prepared(self, obs: PyTorchObs) -> Any:
+        """Observations as the networks of an update share them."""
+        return obs
+
+    def distribution(self, obs: PyTorchObs) -> PolicyOutput:
+        """What the policy is in these states; with gSDE its marginal Gaussian."""
+        if self.critic.checkpointing and th.is_grad_enabled():
+            again: PolicyOutput = checkpoint(self._distribution, obs, use_reentrant=False)
+            return again
+        return self._distribution(obs)
+
+    def _distribution(self, obs: PyTorchObs) -> PolicyOutput:
+        if isinstance(self.actor, ExpertActor):
+            return self.actor.evaluate(obs)
+        mean, log_std, kwargs = self.actor.get_action_dist_params(obs)
+        if self.actor.use_sde:
+            marginal = self.actor.action_dist.proba_distribution(mean, log_std, **kwargs)
+            log_std = marginal.distribution.stddev.log()
+        return PolicyOutput(mean, log_std)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        actor = super().make_actor(features_extractor)
+        if self.form != PLAIN:
+            hidden = perceptron(actor.features_dim, actor.net_arch, self.form, actor.activation_fn)
+            actor.latent_pi = hidden.to(self.device)
+        return actor
 
     def make_critic(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
@@ -190,7 +120,11 @@ class CQSACPolicy(TQCPolicy):
             get_action_dim(self.action_space),
             list(self.critic_kwargs["net_arch"]),  # type: ignore[call-overload]
             self.activation_fn,
+            self.form,
         )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.form._asdict()}
 
 
 MlpPolicy = CQSACPolicy
@@ -220,7 +154,7 @@ class MultiExpertPolicy(CQSACPolicy):
     layout : what stands where in observations (an `ObservationLayout` or its dictionary);
         without one, experts and critics are perceptrons on the whole observation. `CQSAC`
         takes it from the environment.
-    expert_hidden, gate_hidden, token_hidden, critic_hidden : see `NetworkSizes`
+    expert_hidden, gate_hidden, token_hidden, critic_hidden, mixture : see `NetworkSizes`
     gate_scale : κ_g of the environment
     with_value : keep a reference value network beside the critics, for Cal-QL
     """
@@ -235,6 +169,9 @@ class MultiExpertPolicy(CQSACPolicy):
         gate_hidden: int = 32,
         token_hidden: int = 32,
         critic_hidden: Sequence[int] = (128, 128),
+        mixture: str = "soft",
+        dropout: float = 0.0,
+        layer_norm: bool = False,
         gate_scale: float = 5.0,
         with_value: bool = False,
         use_sde: bool = False,
@@ -247,13 +184,23 @@ class MultiExpertPolicy(CQSACPolicy):
         n_critics: int = 2,
         share_features_extractor: bool = False,
     ):
+        if isinstance(observation_space, spaces.Dict):
+            raise ConfigError("MultiExpertPolicy needs flat observations; use MultiInputPolicy")
         if use_sde:
             raise ConfigError("MultiExpertPolicy has its own σ: use_sde needs MlpPolicy")
         if isinstance(layout, dict):
             layout = ObservationLayout.from_dict(layout)
         self.layout, self.gate_scale, self.with_value = layout, gate_scale, with_value
         self.sizes = NetworkSizes(
-            expert_hidden, gate_hidden, token_hidden, tuple(critic_hidden), n_critics, n_quantiles
+            expert_hidden,
+            gate_hidden,
+            token_hidden,
+            tuple(critic_hidden),
+            n_critics,
+            n_quantiles,
+            mixture,
+            dropout,
+            layer_norm,
         )
         super().__init__(
             observation_space,
@@ -268,27 +215,30 @@ class MultiExpertPolicy(CQSACPolicy):
             n_quantiles=n_quantiles,
             n_critics=n_critics,
             share_features_extractor=share_features_extractor,
+            dropout=dropout,
+            layer_norm=layer_norm,
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
+        if self.sizes.mixture == "full":
+            self.n_components = self.actor.experts.n_experts
         if self.with_value:
             features = int(np.prod(self.observation_space.shape or (0,)))
             encoder = self._critic_encoder(1, features)
             size = get_action_dim(self.action_space)
             self.reference_value = ReferenceValue(ValueEncoder(encoder, size)).to(self.device)
-            self.reference_value.requires_grad_(False)
+            self.reference_value.requires_grad_(False).eval()
 
-    def make_actor(  # type: ignore[override]
-        self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> ExpertActor:
+    def prepared(self, obs: PyTorchObs) -> Any:
+        """Observations taken apart once for all networks, where there is a layout."""
+        plain = self.features_extractor_class is FlattenExtractor
+        if self.layout is None or not plain or isinstance(obs, dict):
+            return obs
+        return self.actor.experts.tokens.view(obs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
-        widths: dict[str, Any] = {
-            "expert_hidden": self.sizes.expert_hidden,
-            "gate_hidden": self.sizes.gate_hidden,
-        }
-        if self.layout is not None:
-            widths["gate_scale"] = self.gate_scale
         extractor: BaseFeaturesExtractor = kwargs["features_extractor"]
         return ExpertActor(
             self.observation_space,
@@ -296,15 +246,14 @@ class MultiExpertPolicy(CQSACPolicy):
             extractor,
             extractor.features_dim,
             self.layout,
-            widths,
+            self.sizes,
+            self.gate_scale,
             kwargs["normalize_images"],
         ).to(self.device)
 
     def _critic_encoder(self, n_critics: int, features_dim: int) -> FlatEncoder | SetEncoder:
-        sizes = CriticSizes(self.sizes.token_hidden, self.sizes.critic_hidden)
-        return make_encoder(
-            n_critics, features_dim, get_action_dim(self.action_space), self.layout, sizes
-        )
+        size = get_action_dim(self.action_space)
+        return make_encoder(n_critics, features_dim, size, self.layout, self.sizes)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

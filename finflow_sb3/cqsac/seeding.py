@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.policies import MultiExpertPolicy
 from finflow_sb3.errors import ArtefactError
-from finflow_sb3.nets.distributions import sample_with_log_prob
+from finflow_sb3.nets.policy import sample_policy
 from finflow_sb3.pretrain.artefact import Artefact
 
 __all__ = ["SeedReport", "policy_kwargs_for", "seed", "seeded_entropy"]
@@ -89,6 +89,5 @@ def seeded_entropy(model: CQSAC, observations: Tensor, samples: int = 16) -> flo
     """Mean entropy of the policy over `observations` [B, D], estimated from `samples` actions
     each; the target entropy that keeps a seeded policy as wide as it came.
     """
-    out = model.policy.actor.evaluate(observations)
-    _, density = sample_with_log_prob(out.mean, out.log_std, samples)
+    _, density = sample_policy(model.policy.distribution(observations), samples)
     return float(-density.mean())

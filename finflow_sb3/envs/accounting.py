@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finflow_sb3.envs.rows import row_sums
+
 __all__ = ["Trade", "constrain", "grow", "move_towards", "solve_mu", "trade"]
 
 Float = NDArray[np.float64]
-
-MU_TOLERANCE = 1e-15
-MAX_NEWTON_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,48 @@ def solve_mu(held: Float, target: Float, fee: Float | float) -> Float:
     -------
     shape [B]
     """
-    before, after = held[:, :-1], target[:, :-1]
-    fees = np.broadcast_to(np.asarray(fee, dtype=np.float64), before.shape[1:])
-    mu = np.ones(len(held))
-    done = np.zeros(len(held), dtype=bool)
-    for _ in range(MAX_NEWTON_STEPS):
-        gap = mu[:, None] * after - before
-        value = mu - 1.0 + np.add.reduce(fees * np.abs(gap), axis=1)
-        slope = 1.0 + np.add.reduce(fees * np.sign(gap) * after, axis=1)
-        step = mu - value / slope
-        # A row that has arrived stays, whatever the others need: its bits are its own.
-        mu = np.where(done, mu, step)
-        done = done | (np.abs(value / slope) <= MU_TOLERANCE)
-        if done.all():
-            break
-    return mu
+    return _mu_and_sales(held, target, np.asarray(fee, dtype=np.float64))[0]
 
 
 def trade(held: Float, target: Float, fee: Float | float) -> Trade:
     """Trade from `held` to `target`, paying the proportional `fee` out of the portfolio."""
-    mu = solve_mu(held, target, fee)
-    turnover = np.add.reduce(np.abs(mu[:, None] * target[:, :-1] - held[:, :-1]), axis=1)
-    return Trade(target, mu, turnover)
+    mu, sales = _mu_and_sales(held, target, np.asarray(fee, dtype=np.float64))
+    return Trade(target, mu, row_sums(np.abs(sales, out=sales)[:, :-1]))
+
+
+def _mu_and_sales(held: Float, target: Float, fee: Float) -> tuple[Float, Float]:
+    """μ [B], and w⁻ − μ·w [B, n+1].
+
+    With what is bought known, |μ·w − w⁻| has no corners, and μ = (1 − S(w⁻))/(1 − S(w)), where
+    S(x) = Σ c_i·x_i over what is sold, less the same over what is bought. That is Newton's step.
+    As μ falls from 1, purchases turn into sales (what is not traded at all is sold, to pay for
+    the rest) and never back: the loop ends when none turns. Few do, so S is corrected for them.
+    """
+    sales = held - target
+    bought = sales < 0.0
+    bought[:, -1] = False
+    sign = np.copysign(1.0, sales)
+    of_held, of_target = _priced(sign, held, fee), _priced(sign, target, fee)
+    while True:
+        mu = np.minimum((1.0 - of_held) / (1.0 - of_target), 1.0)
+        np.multiply(target, mu[:, None], out=sales)
+        np.subtract(held, sales, out=sales)
+        turned = np.flatnonzero(bought & (sales >= 0.0))
+        if not len(turned):
+            return mu, sales
+        bought.flat[turned] = False
+        row, column = np.divmod(turned, held.shape[1])
+        cost = 2.0 * (fee[column] if fee.ndim else fee)
+        # In the order of the columns for every row: a row's bits do not depend on the others.
+        np.add.at(of_held, row, cost * held[row, column])
+        np.add.at(of_target, row, cost * target[row, column])
+
+
+def _priced(sign: Float, weights: Float, fee: Float) -> Float:
+    """Σ c_i·s_i·x_i over risky assets, shape [B]."""
+    if fee.ndim:
+        return np.asarray(np.einsum("ij,ij,j->i", sign[:, :-1], weights[:, :-1], fee))
+    return np.asarray(fee * np.einsum("ij,ij->i", sign[:, :-1], weights[:, :-1]))
 
 
 def grow(weights: Float, returns: Float) -> tuple[Float, Float]:
@@ -88,15 +107,19 @@ def grow(weights: Float, returns: Float) -> tuple[Float, Float]:
     returns : shape [B, n+1], simple returns of the day, cash last
     """
     grown = weights * (1.0 + returns)
-    growth = np.add.reduce(grown, axis=1)
-    return growth, grown / growth[:, None]
+    growth = row_sums(grown)
+    grown /= growth[:, None]
+    return growth, grown
 
 
 def move_towards(held: Float, target: Float, rate: float) -> Float:
     """Trade `rate` of the way: w⁻ + η·(target − w⁻) (Gârleanu & Pedersen 2013)."""
     if rate == 1.0:
         return target
-    return held + rate * (target - held)
+    moved = target - held
+    moved *= rate
+    moved += held
+    return moved
 
 
 def constrain(
@@ -117,7 +140,7 @@ def constrain(
     if no_trade_band > 0.0:
         target = _leave_out_small(held, target, no_trade_band)
     if max_turnover is not None:
-        moved = np.add.reduce(np.abs(target[:, :-1] - held[:, :-1]), axis=1)
+        moved = row_sums(np.abs(target[:, :-1] - held[:, :-1]))
         scale = np.minimum(1.0, max_turnover / np.maximum(moved, 1e-300))
         target = held + scale[:, None] * (target - held)
     if max_position is not None:
@@ -129,8 +152,8 @@ def constrain(
 def _leave_out_small(held: Float, target: Float, band: float) -> Float:
     changed = np.abs(target - held) >= band
     kept = np.where(changed, 0.0, held)
-    free = np.maximum(0.0, 1.0 - np.add.reduce(kept, axis=1))
-    wanted = np.add.reduce(np.where(changed, target, 0.0), axis=1)
+    free = np.maximum(0.0, 1.0 - row_sums(kept))
+    wanted = row_sums(np.where(changed, target, 0.0))
     scale = np.where(wanted > 0.0, free / np.where(wanted > 0.0, wanted, 1.0), 0.0)
     out = np.where(changed, target * scale[:, None], held)
     some = np.any(changed, axis=1, keepdims=True)
@@ -140,5 +163,5 @@ def _leave_out_small(held: Float, target: Float, band: float) -> Float:
 
 
 def _with_rest_in_cash(risky: Float) -> Float:
-    rest = np.maximum(0.0, 1.0 - np.add.reduce(risky, axis=1))
+    rest = np.maximum(0.0, 1.0 - row_sums(risky))
     return np.concatenate([risky, rest[:, None]], axis=1)

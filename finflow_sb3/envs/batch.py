@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs import accounting, rewards, simplex
+from finflow_sb3.envs.infos import StepRecord
 from finflow_sb3.envs.measures import episode_measures
 from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.envs.rows import Recycled
 from finflow_sb3.errors import DataError
 from finflow_sb3.market.splits import Span
 
@@ -104,6 +106,15 @@ class PortfolioBatch:
 
     def _allocate(self) -> None:
         b, width = self.n_envs, self.market.returns.shape[1]
+        anchors = self.market.anchors
+        # The anchors of each portfolio's row, which change when a refit day is passed.
+        self._refit = np.full(b, -1, dtype=np.int64)
+        self._anchors = np.zeros((b, *anchors.weights.shape[1:]))
+        self._day = np.empty((b, width))
+        self._each = np.arange(b)
+        self._even = np.ones(width)
+        self._seen = Recycled((b, self.market.layout.size), np.float32)
+        self._baseline = np.log1p(self.market.equal_weight)
         self.row = np.full(b, self.span.start, dtype=np.int64)
         self.steps = np.zeros(b, dtype=np.int64)
         self.held = np.full((b, width), 1.0 / width)
@@ -128,23 +139,22 @@ class PortfolioBatch:
         for name in ("row", "value", "weights", "turnover", "cost"):
             setattr(self, name, getattr(self, name).copy())
         for i in index:
-            self._reset_one(int(i))
+            rng = self.rngs[i]
+            self.row[i] = self._start(rng)
+            self.held[i] = self._initial_weights(rng, self.row[i])
+        self.weights[index] = self.pending[index] = self.held[index]
+        self.idle[index] = True
+        self.value[index] = self.peak[index] = 1.0
+        for zero in ("steps", "gates", "turnover", "cost"):
+            getattr(self, zero)[index] = 0
+        for total in ("total_turnover", "total_cost", "total_reward"):
+            getattr(self, total)[index] = 0.0
+        self.first_moment[index], self.second_moment[index] = self.market.moments
 
-    def _reset_one(self, i: int) -> None:
-        rng = self.rngs[i]
-        last_start = self.span.stop - 1 - self.episode_length
-        start = self.span.start
-        if not self.evaluation:
-            start = int(rng.integers(self.span.start, last_start + 1))
-        self.row[i], self.steps[i] = start, 0
-        self.held[i] = self._initial_weights(rng, start)
-        self.weights[i] = self.pending[i] = self.held[i]
-        self.idle[i] = True
-        self.gates[i] = 0.0
-        self.value[i] = self.peak[i] = 1.0
-        self.turnover[i] = self.cost[i] = 0.0
-        self.total_turnover[i] = self.total_cost[i] = self.total_reward[i] = 0.0
-        self.first_moment[i], self.second_moment[i] = self.market.moments
+    def _start(self, rng: np.random.Generator) -> int:
+        if self.evaluation:
+            return self.span.start
+        return int(rng.integers(self.span.start, self.span.stop - self.episode_length))
 
     def _initial_weights(self, rng: np.random.Generator, row: int) -> Float:
         width = self.held.shape[1]
@@ -153,21 +163,35 @@ class PortfolioBatch:
         if self.settings.initial_weights == "anchors":
             anchors = self.market.anchors.at(row)
             return np.asarray(rng.dirichlet(np.ones(len(anchors))) @ anchors)
-        return rng.dirichlet(np.ones(width))
+        return rng.dirichlet(self._even)
 
     # ---------------------------------------------------------------- one step
 
     def target(self, actions: NDArray[Any]) -> Float:
         """Target weights [B, n+1] that these actions ask for, in the present state."""
-        a = np.clip(np.asarray(actions, dtype=np.float64), -1.0, 1.0)
+        actions = np.asarray(actions)
+        _require_numbers(actions)
+        a = np.asarray(actions.clip(-1.0, 1.0), dtype=np.float64)
         s = self.settings
         if s.action_base == "anchors":
-            anchors = self.market.anchors.at(self.row)
-            self.gates = simplex.gate_weights(a[:, : anchors.shape[1]], s.gate_scale)
-            return simplex.anchor_target(a, anchors, s.gate_scale, s.tilt_scale)
+            k = self.gates.shape[1]
+            self.gates = simplex.gate_weights(a[:, :k], s.gate_scale)
+            return simplex.tilted_mixture(
+                self.gates, self._present_anchors(), a[:, k:], s.tilt_scale
+            )
         if s.action_base == "drift":
             return simplex.drift_target(a, self.held, s.drift_scale)
         return simplex.softmax_target(a, s.softmax_scale)
+
+    def _present_anchors(self) -> Float:
+        """`anchors.at(row)`, copied only where a refit day was passed; shape [B, K, n+1]."""
+        anchors = self.market.anchors
+        refit = anchors.index.take(self.row)
+        moved = np.flatnonzero(refit != self._refit)
+        if len(moved):
+            self._anchors[moved] = anchors.weights[refit[moved]]
+            self._refit = refit
+        return self._anchors
 
     def invert(self, weights: Float, gate_floor: float = 0.0) -> Float:
         """Actions [B, A] whose targets are nearest to `weights`, in the present state."""
@@ -186,7 +210,7 @@ class PortfolioBatch:
         ----------
         actions : shape [B, A], clipped to [-1, 1]
         """
-        actions = np.asarray(actions, dtype=np.float64)
+        actions = np.asarray(actions)
         idle = None
         if self.settings.action_base == "drift":
             idle = np.asarray(np.all(actions == 0.0, axis=1))
@@ -199,13 +223,14 @@ class PortfolioBatch:
         ----------
         idle : shape [B], True where nothing is to be traded, wherever prices have drifted
         """
-        idle = np.zeros(self.n_envs, dtype=bool) if idle is None else idle
         done = self._execute(target, idle)
-        growth, drifted = accounting.grow(done.weights, self.market.returns[self.row + 1])
+        self.row = self.row + 1
+        # Rows are in range: "clip" only says that `out` needs no copy in case they are not.
+        day = self.market.returns.take(self.row, axis=0, out=self._day, mode="clip")
+        growth, drifted = accounting.grow(done.weights, day)
         net_growth = done.mu * growth
         self.weights, self.held = done.weights, drifted
         self.turnover, self.cost = done.turnover, (1.0 - done.mu) * self.value
-        self.row = self.row + 1
         reward = self._reward(net_growth)
         self._account(net_growth, reward)
         truncated = self.steps >= self.episode_length
@@ -214,12 +239,17 @@ class PortfolioBatch:
             self.observations(), reward.astype(np.float32), terminated, truncated & ~terminated
         )
 
-    def _execute(self, target: Float, idle: Bool) -> accounting.Trade:
+    def _execute(self, target: Float, idle: Bool | None) -> accounting.Trade:
         if self.settings.execution_lag:
             target, self.pending = self.pending, target.copy()
-            idle, self.idle = self.idle, idle
+            now = np.zeros(self.n_envs, dtype=bool) if idle is None else idle
+            idle, self.idle = self.idle, now
         s = self.settings
-        target = np.where(idle[:, None], self.held, target)
+        if idle is not None:
+            target = np.where(idle[:, None], self.held, target)
+        elif self.trade_rate == 1.0:
+            # What is held is not the caller's array: it may change, or be one row for all.
+            target = np.broadcast_to(target, self.held.shape).copy()
         target = accounting.move_towards(self.held, target, self.trade_rate)
         target = accounting.constrain(
             self.held, target, s.no_trade_band, s.max_turnover, s.max_position
@@ -229,10 +259,11 @@ class PortfolioBatch:
     def _reward(self, net_growth: Float) -> Float:
         """The reward of the day that ends at the present row; moves the reward's moments."""
         s = self.settings
-        baseline = self.market.equal_weight[self.row]
         subtract = s.reward_baseline == "equal_weight"
         if s.reward == "differential_sharpe":
-            excess = net_growth - 1.0 - (baseline if subtract else 0.0)
+            excess = net_growth - 1.0
+            if subtract:
+                excess = excess - self.market.equal_weight[self.row]
             reward, self.first_moment, self.second_moment = rewards.differential_sharpe(
                 excess, self.first_moment, self.second_moment, s.sharpe_decay
             )
@@ -241,7 +272,7 @@ class PortfolioBatch:
         peak = np.maximum(self.peak, value)
         return rewards.log_return_reward(
             net_growth,
-            np.log1p(baseline) if subtract else 0.0,
+            self._baseline.take(self.row) if subtract else 0.0,
             self.turnover,
             1.0 - self.value / self.peak,
             1.0 - value / peak,
@@ -255,7 +286,7 @@ class PortfolioBatch:
     def _account(self, net_growth: Float, reward: Float) -> None:
         self.value = self.value * net_growth
         self.peak = np.maximum(self.peak, self.value)
-        self.net_returns[np.arange(self.n_envs), self.steps] = net_growth - 1.0
+        self.net_returns[self._each, self.steps] = net_growth - 1.0
         self.steps = self.steps + 1
         self.total_turnover = self.total_turnover + self.turnover
         self.total_cost = self.total_cost + self.cost
@@ -263,46 +294,69 @@ class PortfolioBatch:
 
     # ---------------------------------------------------------------- what is seen
 
-    def observations(self) -> NDArray[np.float32]:
-        """Observations of the present row, shape [B, layout.size]."""
-        layout = self.market.layout
-        out = np.empty((self.n_envs, layout.size), dtype=np.float32)
-        out[:, : layout.market_size] = self.market.rows[self.row]
-        out[:, layout.market_size :] = self.portfolio_block()
+    def observations(self, which: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Observations of the present row, shape [B, layout.size], or of these portfolios."""
+        frames, split = self.market.frames, self.market.layout.market_size
+        if which is not None:
+            some = frames[self.row[which]]
+            some[:, split:] = self.portfolio_block()[which]
+            return some
+        out = frames.take(self.row, axis=0, out=self._seen.take(), mode="clip")
+        self._write_portfolios(out[:, split:])
         return out
 
     def portfolio_block(self) -> NDArray[np.float32]:
         """The part of observations that is the portfolio's own, shape [B, portfolio_size]."""
-        parts = [self.held, (1.0 - self.value / self.peak)[:, None]]
+        out = np.empty((self.n_envs, self.market.layout.portfolio_size), dtype=np.float32)
+        self._write_portfolios(out)
+        return out
+
+    def _write_portfolios(self, out: NDArray[np.float32]) -> None:
+        width = self.held.shape[1]
+        out[:, :width] = self.held
+        out[:, width] = 1.0 - self.value / self.peak
         if self.settings.reward == "differential_sharpe":
             scale = max(self.market.moments[1], 1e-12)
-            parts.append((self.first_moment / scale**0.5)[:, None])
-            parts.append((self.second_moment / scale)[:, None])
+            out[:, width + 1] = self.first_moment / scale**0.5
+            out[:, width + 2] = self.second_moment / scale
         if self.market.layout.lagged:
-            parts.append(self.pending if self.settings.execution_lag else self.held)
-        return np.concatenate(parts, axis=1).astype(np.float32)
+            out[:, -width:] = self.pending if self.settings.execution_lag else self.held
+
+    def record(self) -> StepRecord:
+        """What infos of the last step are read from, now or later."""
+        return StepRecord(
+            self.market.prices.dates,
+            self.row,
+            self.value,
+            self.weights,
+            self.turnover,
+            self.cost,
+        )
 
     def info(self, i: int) -> dict[str, Any]:
         """`info` of portfolio i: the day of its observation, and its last trade."""
-        return {
-            "date": str(self.market.prices.dates[self.row[i]]),
-            "row": int(self.row[i]),
-            "value": float(self.value[i]),
-            "weights": self.weights[i].copy(),
-            "turnover": float(self.turnover[i]),
-            "cost": float(self.cost[i]),
-        }
+        return self.record().info(i)
 
     def episode(self, i: int) -> dict[str, float]:
         """Net figures of portfolio i's episode so far, and SB3's reward and length."""
-        steps = int(self.steps[i])
-        return {
-            **episode_measures(self.net_returns[i, :steps]),
-            "mean_turnover": float(self.total_turnover[i] / max(steps, 1)),
-            "total_cost": float(self.total_cost[i]),
-            "total_reward": float(self.total_reward[i]),
-            "length": float(steps),
-        }
+        return self.episodes(np.array([i]))[0]
+
+    def episodes(self, which: NDArray[np.int64]) -> list[dict[str, float]]:
+        """`episode` of several portfolios, in the same bits."""
+        figures: dict[int, dict[str, float]] = {}
+        for steps in np.unique(self.steps[which]):
+            members = which[self.steps[which] == steps]
+            columns = {
+                **episode_measures(self.net_returns[members, :steps]),
+                "mean_turnover": self.total_turnover[members] / max(steps, 1),
+                "total_cost": self.total_cost[members],
+                "total_reward": self.total_reward[members],
+                "length": np.full(len(members), float(steps)),
+            }
+            rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+            for i, row in zip(members.tolist(), rows, strict=True):
+                figures[i] = dict(zip(columns, row, strict=True))
+        return [figures[i] for i in which.tolist()]
 
     # ---------------------------------------------------------------- state
 
@@ -316,6 +370,16 @@ class PortfolioBatch:
             setattr(self, name, np.array(arrays[name]))
         for rng, state in zip(self.rngs, states, strict=True):
             rng.bit_generator.state = state
+
+
+def _require_numbers(actions: NDArray[Any]) -> None:
+    """Refuse NaN: the portfolio would hold it until its episode ends, and learn from it."""
+    unknown = np.isnan(actions)
+    if unknown.any():
+        i, j = np.argwhere(unknown)[0]
+        raise DataError(
+            f"action: entry {j} of portfolio {i} is NaN; look for diverged weights in the policy"
+        )
 
 
 def _check_span(market: ObservedMarket, span: Span) -> None:

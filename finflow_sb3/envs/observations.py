@@ -72,8 +72,9 @@ class ObservedMarket:
     Attributes
     ----------
     returns : shape [T, n+1], simple daily returns, cash last; row t is from t-1 to t
-    rows : float32, shape [T, layout.market_size], the market part of observations; row t
-        is computed from prices at or before t. Rows before the first usable one are zero.
+    frames : float32, shape [T, layout.size], observations without their portfolio part, which
+        is zero: a batch copies a row whole and writes its portfolio over that. Row t is computed
+        from prices at or before t. Rows before the first usable one are zero.
     sigma : standard deviation of the daily equal-weight return over the training split
     moments : first and second moment of the reward's return over the training split
     """
@@ -87,9 +88,14 @@ class ObservedMarket:
     splits: Splits
     returns: Float
     equal_weight: Float
-    rows: NDArray[np.float32]
+    frames: NDArray[np.float32]
     sigma: float
     moments: tuple[float, float]
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """The market part of observations, shape [T, layout.market_size]: a view of `frames`."""
+        return self.frames[:, : self.layout.market_size]
 
 
 def observe(
@@ -98,12 +104,14 @@ def observe(
     env: EnvSettings | None = None,
     scaler: Scaler | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    anchors: Anchors | None = None,
 ) -> ObservedMarket:
     """Compute features, anchors, scaler and splits of a market.
 
     Parameters
     ----------
     scaler : the one of an artefact; fitted on the training split if not given
+    anchors : of these prices; fitted (minutes for hundreds of assets) if not given
 
     Raises
     ------
@@ -112,7 +120,7 @@ def observe(
     """
     market = market or MarketSettings()
     env = env or EnvSettings()
-    anchors = fit_anchors(prices, market, on_progress)
+    anchors = anchors or fit_anchors(prices, market, on_progress)
     first = max(WARMUP, anchors.first_row)
     splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
     returns = np.concatenate([prices.returns(), prices.cash_rate[:, None]], axis=1)
@@ -134,7 +142,7 @@ def observe(
         splits=splits,
         returns=returns,
         equal_weight=equal_weight,
-        rows=_market_rows(blocks, anchors, layout, scaler, first),
+        frames=_frames(blocks, anchors, layout, scaler, first),
         sigma=float(np.std(equal_weight[train], ddof=1)),
         moments=_moments(paper, equal_weight, train, env),
     )
@@ -198,7 +206,7 @@ def _blocks(features: FeatureTable, record: Float) -> dict[str, Float]:
     return {**features.groups, "market": features.market, "anchor_record": record}
 
 
-def _market_rows(
+def _frames(
     blocks: dict[str, Float],
     anchors: Anchors,
     layout: ObservationLayout,
@@ -206,7 +214,7 @@ def _market_rows(
     first: int,
 ) -> NDArray[np.float32]:
     n_rows = len(anchors.index)
-    rows = np.zeros((n_rows, layout.market_size), dtype=np.float32)
+    rows = np.zeros((n_rows, layout.size), dtype=np.float32)
     for name, block in blocks.items():
         rows[first:, layout.slices[name]] = scaler(name, block[first:]).reshape(n_rows - first, -1)
     weights = anchors.at(np.arange(first, n_rows))[:, :, :-1]

@@ -38,11 +38,15 @@ def log_return_reward(
     lambda_dd : weight of the increase of the drawdown, in σ
     """
     reward = (np.log(net_growth) - baseline_log_return) / sigma
-    shortfall = np.maximum(0.0, cvar_target - (net_growth - 1.0)) / sigma
-    deeper = np.maximum(0.0, drawdown_after - drawdown_before) / sigma
-    return np.asarray(
-        reward - lambda_turn * turnover - lambda_cvar * shortfall - lambda_dd * deeper
-    )
+    if lambda_turn:
+        reward = reward - lambda_turn * turnover
+    if lambda_cvar:
+        shortfall = np.maximum(0.0, cvar_target - (net_growth - 1.0)) / sigma
+        reward = reward - lambda_cvar * shortfall
+    if lambda_dd:
+        deeper = np.maximum(0.0, drawdown_after - drawdown_before) / sigma
+        reward = reward - lambda_dd * deeper
+    return np.asarray(reward)
 
 
 def differential_sharpe(

@@ -14,6 +14,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from finflow_sb3.envs.rows import row_sums
+
 __all__ = [
     "anchor_target",
     "drift_target",
@@ -23,6 +25,7 @@ __all__ = [
     "invert_softmax",
     "simplex_least_squares",
     "softmax_target",
+    "tilted_mixture",
 ]
 
 Float = NDArray[np.float64]
@@ -51,8 +54,15 @@ def anchor_target(action: Float, anchors: Float, gate_scale: float, tilt_scale: 
     """
     k = anchors.shape[1]
     gates = gate_weights(action[:, :k], gate_scale)
-    mixed = np.add.reduce(gates[:, :, None] * anchors, axis=1)
-    return _normalised(mixed * np.exp(tilt_scale * action[:, k:]))
+    return tilted_mixture(gates, anchors, action[:, k:], tilt_scale)
+
+
+def tilted_mixture(gates: Float, anchors: Float, tilt: Float, tilt_scale: float) -> Float:
+    """∝ (Σ_k g_k·A_k)·exp(κ_t·a_tilt), shape [B, n+1]; gates [B, K], tilt [B, n+1]."""
+    power = tilt_scale * tilt
+    np.exp(power, out=power)
+    power *= _mixed(gates, anchors)
+    return _normalised(power)
 
 
 def drift_target(action: Float, held: Float, scale: float) -> Float:
@@ -111,10 +121,10 @@ def _invert_by(
     shares = gate_floor + free * simplex_least_squares(points, goal)
     gate = _centred_logs(shares, np.ones_like(shares), gate_scale)
     # The tilt answers to the gates that the clipped action will give, not to the ideal ones.
-    mixed = np.add.reduce(gate_weights(gate, gate_scale)[:, :, None] * anchors, axis=1)
+    mixed = _mixed(gate_weights(gate, gate_scale), anchors)
     tilt = _centred_logs(weights, mixed, tilt_scale)
     reached = _normalised(mixed * np.exp(tilt_scale * tilt))
-    error = np.add.reduce(np.abs(reached - weights), axis=1)
+    error = row_sums(np.abs(reached - weights))
     return np.concatenate([gate, tilt], axis=1), error
 
 
@@ -208,9 +218,15 @@ def _solve_on_supports(gram: Float, dot: Float, supports: Float) -> Float:
     return np.asarray(np.linalg.solve(system, right[..., None])[..., :k, 0])
 
 
+def _mixed(shares: Float, points: Float) -> Float:
+    """Σ_k p_k·points_k, shape [B, m]; the same bits for every B."""
+    return np.asarray(np.einsum("bk,bkm->bm", shares, points))
+
+
 def _softmax(logits: Float) -> Float:
-    return _normalised(np.exp(logits - np.max(logits, axis=1, keepdims=True)))
+    # Logits are a scale of at most 20 times an action in [-1, 1]: no maximum to take off first.
+    return _normalised(np.exp(logits))
 
 
 def _normalised(weights: Float) -> Float:
-    return np.asarray(weights / np.add.reduce(weights, axis=1, keepdims=True))
+    return np.asarray(weights / row_sums(weights)[:, None])

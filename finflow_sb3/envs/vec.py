@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from finflow_sb3.config import MarketSettings
+from finflow_sb3.envs.batch import BatchStep
+from finflow_sb3.envs.infos import LazyInfos
 from finflow_sb3.envs.observations import ObservedMarket, Scaler
 from finflow_sb3.envs.portfolio import make_batch, make_spaces
 from finflow_sb3.market.prices import PriceTable
@@ -19,94 +21,9 @@ from finflow_sb3.market.prices import PriceTable
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LazyInfo", "PortfolioVecEnv"]
+__all__ = ["PortfolioVecEnv"]
 
-
-class LazyInfo(dict[str, Any]):
-    """A dictionary that is filled when it is first read: most infos never are.
-
-    What is written before that stands over what is filled in.
-    """
-
-    def __init__(self, build: Callable[[], dict[str, Any]], known: dict[str, Any]):
-        # Something known has to be in it: `json` takes a dictionary without entries for empty
-        # and never asks.
-        super().__init__(known)
-        self._build: Callable[[], dict[str, Any]] | None = build
-
-    def _fill(self) -> None:
-        if self._build is not None:
-            build, self._build = self._build, None
-            for key, value in build().items():
-                super().setdefault(key, value)
-
-    def __getitem__(self, key: str) -> Any:
-        if not super().__contains__(key):
-            self._fill()
-        return super().__getitem__(key)
-
-    def __contains__(self, key: object) -> bool:
-        self._fill()
-        return super().__contains__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        if not super().__contains__(key):
-            self._fill()
-        return super().get(key, default)
-
-    def __iter__(self) -> Iterator[str]:
-        self._fill()
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self._fill()
-        return super().__len__()
-
-    def keys(self) -> Any:
-        self._fill()
-        return super().keys()
-
-    def values(self) -> Any:
-        self._fill()
-        return super().values()
-
-    def items(self) -> Any:
-        self._fill()
-        return super().items()
-
-    def pop(self, *args: Any) -> Any:
-        self._fill()
-        return super().pop(*args)
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        self._fill()
-        return super().setdefault(key, default)
-
-    def __delitem__(self, key: str) -> None:
-        self._fill()
-        super().__delitem__(key)
-
-    def copy(self) -> dict[str, Any]:
-        self._fill()
-        return dict(super().items())
-
-    def __or__(self, other: Any) -> Any:
-        return self.copy() | other
-
-    def __eq__(self, other: object) -> bool:
-        self._fill()
-        return super().__eq__(other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = None
-
-    def __repr__(self) -> str:
-        return repr(self.copy())
-
-    def __reduce__(self) -> Any:
-        return (dict, (self.copy(),))
+NOT_ENDED = {"TimeLimit.truncated": False}
 
 
 class PortfolioVecEnv(VecEnv):
@@ -153,51 +70,24 @@ class PortfolioVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         out = self.batch.step(self._actions)
         dones = out.terminated | out.truncated
-        infos: list[dict[str, Any]] = self._infos()
-        observations = out.observations
+        # A step makes new arrays, and a reset copies these first: what is read late is right.
+        infos = LazyInfos(self.batch.record(), NOT_ENDED, self.num_envs)
         if dones.any():
             ended = np.flatnonzero(dones)
-            for i in ended:
-                infos[i] = self._last_info(int(i), observations[i], bool(out.truncated[i]))
+            self._end(ended, out, infos)
             self.batch.reset(ended)
-            observations = observations.copy()
-            observations[ended] = self.batch.observations()[ended]
-        return observations, out.rewards, dones, infos
+            out.observations[ended] = self.batch.observations(ended)
+        return out.observations, out.rewards, dones, infos
 
-    def _infos(self) -> list[dict[str, Any]]:
-        """Infos of this step, to be built from the arrays as they are now.
-
-        A step makes new arrays, and a reset copies these first: what is read late is right.
-        """
-        batch = self.batch
-        row, value, weights = batch.row, batch.value, batch.weights
-        turnover, cost = batch.turnover, batch.cost
-        dates = self.market.prices.dates
-
-        def build(i: int) -> dict[str, Any]:
-            return {
-                "date": str(dates[row[i]]),
-                "row": int(row[i]),
-                "value": float(value[i]),
-                "weights": weights[i].copy(),
-                "turnover": float(turnover[i]),
-                "cost": float(cost[i]),
-            }
-
-        known = {"TimeLimit.truncated": False}
-        return [LazyInfo(lambda i=i: build(i), known) for i in range(self.num_envs)]  # type: ignore[misc]
-
-    def _last_info(
-        self, i: int, observation: NDArray[np.float32], truncated: bool
-    ) -> dict[str, Any]:
-        figures = self.batch.episode(i)
-        return {
-            **self.batch.info(i),
-            **figures,
-            "terminal_observation": observation.copy(),
-            "TimeLimit.truncated": truncated,
-            "episode": {"r": figures["total_reward"], "l": int(figures["length"]), "t": 0.0},
-        }
+    def _end(self, ended: NDArray[np.int64], out: BatchStep, infos: list[dict[str, Any]]) -> None:
+        """Put in the infos of ended episodes what SB3 and its Monitor would."""
+        for i, figures in zip(ended.tolist(), self.batch.episodes(ended), strict=True):
+            infos[i].update(
+                figures,
+                terminal_observation=out.observations[i].copy(),
+                episode={"r": figures["total_reward"], "l": int(figures["length"]), "t": 0.0},
+            )
+            infos[i]["TimeLimit.truncated"] = bool(out.truncated[i])
 
     def close(self) -> None:
         """Nothing is open."""

@@ -35,16 +35,15 @@ def log_uniform_density(action_size: int) -> float:
     return -action_size * math.log(2.0)
 
 
-def balance_loss(gates: Tensor) -> Tensor:
+def balance_loss(mean_gate: Tensor) -> Tensor:
     """K·Σ_k ḡ_k² − 1 of the batch's mean gate ḡ: 0 when all experts are used alike, K − 1 when
     one has it all (after Shazeer et al. 2017).
 
     Parameters
     ----------
-    gates : [B, K], each row summing to one
+    mean_gate : [K], summing to one
     """
-    mean = gates.mean(dim=0)
-    return gates.shape[1] * (mean * mean).sum() - 1.0
+    return len(mean_gate) * (mean_gate * mean_gate).sum() - 1.0
 
 
 def prior_loss(mean: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ class Tokens(NamedTuple):
     tokens: Tensor
     context: Tensor
 
+    def every(self, stride: int) -> Tokens:
+        """Every `stride`-th observation."""
+        return Tokens(self.tokens[::stride], self.context[::stride])
+
 
 class TokenView(nn.Module):
     """Takes observations apart as `layout` says. Has no parameters."""
@@ -45,8 +49,13 @@ class TokenView(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         raise RuntimeError("call view() to take observations apart")
 
-    def view(self, obs: Tensor) -> Tokens:
-        """Tokens and context of observations [B, layout.size]."""
+    def view(self, obs: Tensor | Tokens) -> Tokens:
+        """Tokens and context of observations [B, layout.size].
+
+        Networks that see the same observations can share what they are taken apart into.
+        """
+        if isinstance(obs, Tokens):
+            return obs
         cut = self.layout.slices
         batch = obs.shape[0]
         groups = [

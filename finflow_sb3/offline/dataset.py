@@ -97,14 +97,18 @@ class OfflineDataset:
 
     def gather(self, index: torch.Tensor) -> TransitionBatch:
         """The transitions at `index` [B], as one gather over arrays."""
-        t = self._tensors
-        row, state = t["row"][index], t["state"][index]
+        t, count, split = self._tensors, len(index), self.layout.market_size
+        row, state = (t[name].index_select(0, index) for name in ("row", "state"))
+        # Gathered into their places: joining blocks would copy every observation once more.
+        out = torch.empty((2 * count, self.layout.size), dtype=torch.float32)
+        torch.index_select(t["rows"], 0, torch.cat([row, row + 1]), out=out[:, :split])
+        torch.index_select(t["states"], 0, torch.cat([state, state + 1]), out=out[:, split:])
         return TransitionBatch(
-            torch.cat([t["rows"][row], t["states"][state]], dim=1),
-            t["action"][index],
-            t["reward"][index],
-            torch.cat([t["rows"][row + 1], t["states"][state + 1]], dim=1),
-            t["terminal"][index],
+            out[:count],
+            t["action"].index_select(0, index),
+            t["reward"].index_select(0, index),
+            out[count:],
+            t["terminal"].index_select(0, index),
         )
 
     def returns_by_behaviour(self) -> dict[str, tuple[int, float, float]]:

@@ -26,10 +26,10 @@ from torch.optim import Adam
 
 from finflow_sb3.config import IQLSettings
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.critics import CriticSizes, ValueEncoder, make_encoder
-from finflow_sb3.nets.distributions import log_prob
-from finflow_sb3.nets.experts import make_experts
+from finflow_sb3.nets.critics import ValueEncoder, make_encoder
+from finflow_sb3.nets.experts import Components, PolicyOutput, make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
+from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.offline.dataset import TransitionBatch
 
@@ -37,12 +37,13 @@ __all__ = ["ExpertIQL", "make_iql"]
 
 
 class ExpertAction(NamedTuple):
-    """d3rlpy's `ActionOutput`, with the gates [B, K]."""
+    """d3rlpy's `ActionOutput`, with the gates [B, K] and the components of a full mixture."""
 
     mu: Tensor
     squashed_mu: Tensor
     logstd: Tensor
     gates: Tensor
+    components: Components | None
 
 
 class ExpertPolicy(Policy):
@@ -54,7 +55,8 @@ class ExpertPolicy(Policy):
 
     def forward(self, x: Any, *args: Any) -> Any:
         out = self.experts(x)
-        return ExpertAction(out.mean, torch.tanh(out.mean), out.log_std, out.gates)
+        squashed = torch.tanh(out.mean)
+        return ExpertAction(out.mean, squashed, out.log_std, out.gates, out.components)
 
 
 class StateActionEncoder(EncoderWithAction):
@@ -85,8 +87,7 @@ class LayoutEncoderFactory(EncoderFactory):
     """Makes the critics' and V's encoders for a layout."""
 
     def __init__(self, layout: ObservationLayout, sizes: NetworkSizes):
-        self.layout = layout
-        self.sizes = CriticSizes(sizes.token_hidden, sizes.critic_hidden)
+        self.layout, self.sizes = layout, sizes
 
     def _encoder(self) -> Any:
         layout = self.layout
@@ -151,19 +152,22 @@ class ExpertIQLImpl(IQLImpl):
         return (self._weight_temp * advantage).exp().clamp(max=self._max_weight)
 
     def compute_actor_loss(self, batch: TorchMiniBatch, action: Any) -> DDPGBaseActorLoss:
-        """−E[min(exp(β·A), w_max)·log π(a|s)], π a squashed Gaussian (eq. 7), with the gate's
-        load balancing and the pull towards the zero action.
+        """−E[min(exp(β·A), w_max)·log π(a|s)], π squashed Gaussian (eq. 7), with the gate's load
+        balancing and the pull towards the zero action.
         """
-        density = log_prob(action.mu, action.logstd, batch.actions)
+        policy = PolicyOutput(action.mu, action.logstd, action.gates, action.components)
+        density = policy_log_prob(policy, batch.actions)
         with torch.no_grad():
             weight = self._compute_weight(batch)[:, 0]
-        loss = -(weight * density).mean() + self.balance_coef * balance_loss(action.gates)
+        loss = -(weight * density).mean() + self.balance_coef * balance_loss(
+            action.gates.mean(dim=0)
+        )
         return DDPGBaseActorLoss(loss + self.prior_coef * prior_loss(action.mu))
 
     def inner_sample_action(self, x: Any) -> Tensor:
-        out = self._modules.policy(x)
-        assert out.logstd is not None
-        return torch.tanh(out.mu + out.logstd.exp() * torch.randn_like(out.mu))
+        policy: Any = self._modules.policy
+        actions, _ = sample_policy(policy.experts(x), 1)
+        return actions[:, 0]
 
 
 class ExpertIQL(IQL):
@@ -194,12 +198,7 @@ class ExpertIQL(IQL):
 
     def inner_create_impl(self, observation_shape: Any, action_size: int) -> None:
         config, sizes = self._config, self.sizes
-        widths = {
-            "expert_hidden": sizes.expert_hidden,
-            "gate_hidden": sizes.gate_hidden,
-            "gate_scale": self.gate_scale,
-        }
-        experts = make_experts(self.layout.size, action_size, self.layout, widths)
+        experts = make_experts(self.layout.size, action_size, self.layout, sizes, self.gate_scale)
         policy = ExpertPolicy(experts).to(self._device)
         encoders = LayoutEncoderFactory(self.layout, sizes)
         quantiles = QRQFunctionFactory(n_quantiles=sizes.n_quantiles)

@@ -55,7 +55,10 @@ def policy_act(policy: nn.Module, device: str = "cpu") -> Callable[[Any], NDArra
 
     @torch.no_grad()
     def act(observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        training = policy.training
+        policy.eval()
         mean = policy(torch.from_numpy(observations).to(device)).mean
+        policy.train(training)
         return np.asarray(torch.tanh(mean).cpu().numpy())
 
     return act

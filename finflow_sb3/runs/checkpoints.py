@@ -1,7 +1,8 @@
 """Checkpoints: safetensors for tensors, JSON for the rest, a manifest with checksums.
 
 A checkpoint is written into a temporary folder, synchronised and renamed, so that a folder
-with its final name is always whole. `latest.json` and `best.json` name one each.
+with its final name is always whole. `latest.json` and `best.json` name one each. Tensors are
+written from where they lie and read when they are asked for: there is no second copy of them.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from finflow_sb3.errors import CheckpointError
 from finflow_sb3.files import write_whole
+from finflow_sb3.runs.tensor_files import TensorFile, header_of, pieces_of
 
 __all__ = ["Checkpoint", "CheckpointStore", "read_checkpoint"]
 
 FORMAT = "finflow-checkpoint-1"
 MANIFEST = "manifest.json"
 STATE = "state.json"
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Checkpoint:
 
     Attributes
     ----------
-    tensors : file stem → name → tensor
+    tensors : file stem → name → tensor, read from the file when it is asked for
     state : everything that is not a tensor, as JSON
     """
 
     path: Path
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: dict[str, TensorFile]
     state: dict[str, Any]
 
 
@@ -83,13 +84,13 @@ class CheckpointStore:
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: dict[str, Any],
     ) -> None:
-        contents = {STATE: json.dumps(state).encode()}
+        content = json.dumps(state).encode()
+        _write_synced(folder / STATE, content)
+        digest = hashlib.sha256(content).hexdigest()
+        files: dict[str, Any] = {STATE: {"sha256": digest, "size": len(content)}}
         for stem, named in tensors.items():
-            contents[f"{stem}.safetensors"] = save({k: v.contiguous() for k, v in named.items()})
-        files = {}
-        for name, content in contents.items():
-            _write_synced(folder / name, content)
-            files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            path = folder / f"{stem}.safetensors"
+            files[path.name] = _write_tensors(path, named)
         manifest = {"format": FORMAT, "step": step, "files": files}
         _write_synced(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         _sync(folder)
@@ -148,26 +149,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
         Naming the file that is missing, truncated or altered.
     """
     manifest = _manifest(path)
-    contents = {}
     for name, expected in manifest["files"].items():
-        try:
-            content = (path / Path(name).name).read_bytes()
-        except OSError:
-            raise CheckpointError(f"{path / name}: missing; use another checkpoint") from None
-        if len(content) != expected["size"]:
-            raise CheckpointError(
-                f"{path / name}: has {len(content)} bytes instead of {expected['size']} "
-                "(truncated?); use another checkpoint"
-            )
-        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-            raise CheckpointError(f"{path / name}: was altered; use another checkpoint")
-        contents[name] = content
+        _require_whole(path / Path(name).name, path / name, expected)
     try:
-        state = json.loads(contents.pop(STATE))
-        tensors = {Path(name).stem: dict(load(content)) for name, content in contents.items()}
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+        state = json.loads((path / STATE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / STATE}: cannot be read ({error})") from None
+    names = [Path(name).name for name in manifest["files"] if name != STATE]
+    tensors = {Path(name).stem: TensorFile(path / name) for name in names}
     return Checkpoint(path, tensors, state)
+
+
+def _require_whole(path: Path, named: Path, expected: dict[str, Any]) -> None:
+    """Compare a file with what the manifest says about it."""
+    digest, block, size = hashlib.sha256(), memoryview(bytearray(BLOCK)), 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(block):
+                digest.update(block[:count])
+                size += count
+    except OSError:
+        raise CheckpointError(f"{named}: missing; use another checkpoint") from None
+    if size != expected["size"]:
+        raise CheckpointError(
+            f"{named}: has {size} bytes instead of {expected['size']} (truncated?); use another "
+            "checkpoint"
+        )
+    if digest.hexdigest() != expected["sha256"]:
+        raise CheckpointError(f"{named}: was altered; use another checkpoint")
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -178,6 +187,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
     if not known or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"{path / MANIFEST}: not the manifest of a finflow checkpoint")
+    if STATE not in manifest["files"]:
+        raise CheckpointError(f"{path / MANIFEST}: names no {STATE}; use another checkpoint")
     checked: dict[str, Any] = manifest
     return checked
 
@@ -194,6 +205,21 @@ def _replace(new: Path, final: Path) -> None:
             old.rename(final)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write a safetensors file straight from the tensors' memory; gives its checksum and size."""
+    header = header_of(named)
+    digest, size = hashlib.sha256(header), len(header)
+    _write_synced(path, header)
+    with path.open("ab") as file:
+        for piece in pieces_of(named):
+            digest.update(piece)
+            size += len(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"sha256": digest.hexdigest(), "size": size}
 
 
 def _write_synced(path: Path, content: bytes) -> None:

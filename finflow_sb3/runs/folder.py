@@ -53,6 +53,15 @@ class RunFolder:
             raise ArtefactError(f"{folder}: no config.yml in it; give the folder of a run")
         return cls(folder)
 
+    def of_worker(self, rank: int) -> RunFolder:
+        """Where process `rank` of several keeps what is its own; the first one's is the run."""
+        return self if rank == 0 else RunFolder(self.path / "workers" / str(rank))
+
+    @property
+    def workers(self) -> int:
+        """How many processes trained this run."""
+        return 1 + len(list(self.path.glob("workers/*")))
+
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from finflow_sb3.config import CQSACSettings, EnvSettings, RunSettings
 from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.parallel import rank
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.cqsac.seeding import policy_kwargs_for
 from finflow_sb3.envs.observations import ObservedMarket
@@ -57,6 +58,8 @@ def build_env(
     market: ObservedMarket, env: EnvSettings, settings: CQSACSettings, seed: int
 ) -> VecEnv:
     """The training environment of a run."""
+    # Every process has portfolios of its own.
+    seed += rank() * settings.n_envs
     return PortfolioVecEnv(
         market, settings.n_envs, split="train", seed=seed, **dataclasses.asdict(env)
     )
@@ -99,11 +102,17 @@ def _model(
         gamma=settings.gamma,
         train_freq=settings.train_freq,
         gradient_steps=settings.gradient_steps,
+        n_steps=settings.n_steps,
+        utd_ratio=settings.utd_ratio,
+        policy_delay=settings.policy_delay,
+        risk_measure=settings.risk_measure,
+        obs_noise_std=settings.obs_noise_std,
         ent_coef=_ent_coef(settings),
         target_entropy=_target_entropy(settings),
         top_quantiles_to_drop_per_net=settings.top_quantiles_to_drop_per_net,
         cql_alpha=settings.cql_alpha,
         cql_alpha_final=settings.cql_alpha_final,
+        cql_target_action_gap=settings.cql_target_action_gap,
         cql_n_actions=settings.cql_n_actions,
         cql_batch_size=settings.cql_batch_size,
         cql_temperature=settings.cql_temperature,
@@ -113,6 +122,10 @@ def _model(
         prior_coef=settings.prior_coef,
         warmup_steps=settings.warmup_steps,
         offline_fraction=settings.offline_fraction,
+        compile=settings.compile,
+        mixed_precision=settings.mixed_precision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        prefetch=settings.prefetch,
         policy_kwargs=_policy_kwargs(settings, env_settings, artefact),
         seed=run.seed,
         device=pick_device(run.device),
@@ -135,7 +148,6 @@ def _policy_kwargs(
     kwargs = dict(settings.policy_kwargs)
     if settings.policy == "MultiExpertPolicy":
         kwargs["gate_scale"] = env.gate_scale
-        kwargs.setdefault("optimizer_kwargs", {"fused": True})
         if artefact is not None:
             fixed = policy_kwargs_for(artefact)
             _refuse_other_sizes(settings.policy_kwargs, fixed)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import EnvSettings, RunSettings
+from finflow_sb3.cqsac.parallel import any_of
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.runs.checkpoints import CheckpointStore
@@ -97,7 +98,8 @@ class TrainingCallback(BaseCallback):
         if self._due(self.schedule.log, before, now):
             self._write_line(now)
         better = self._due(self.schedule.validate, before, now) and self._validate(now)
-        self.stopping = self.stop_at is not None and now >= self.stop_at
+        # Processes that share a batch stop together: a signal may reach them a step apart.
+        self.stopping = any_of(self.stop_at is not None and now >= self.stop_at)
         due = self._due(self.schedule.checkpoint, before, now) or better
         if (before >= 0 and due) or self.stopping:
             self.checkpoint(best=better)

@@ -15,7 +15,9 @@ from safetensors.torch import save
 
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.parallel import from_first
 from finflow_sb3.cqsac.seeding import SeedReport, seed, seeded_entropy
+from finflow_sb3.cqsac.threads import threads_for
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
@@ -76,6 +78,8 @@ def run_cqsac(
     stop_at : stop with a checkpoint at the first boundary at or after this step
     """
     model, report = prepare(settings, market, artefact, dataset)
+    if settings.run.threads == "auto":
+        torch.set_num_threads(threads_for(model.policy, settings.cqsac.batch_size))
     if report is not None and checkpoint is None and on_seeded is not None:
         on_seeded(report)
     if checkpoint is not None:
@@ -143,7 +147,7 @@ def prepare(
     report = seed(model, artefact)
     if settings.cqsac.target_entropy == "seeded":
         states = _sample_observations(settings, market).to(model.device)
-        model.target_entropy = seeded_entropy(model, states)
+        model.target_entropy = float(from_first(repr(seeded_entropy(model, states))))
     return model, report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.parallel import JointNoise
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import CheckpointError
@@ -21,6 +23,7 @@ from finflow_sb3.runs.random_state import (
     restore_global_random_state,
     restore_optimizer,
 )
+from finflow_sb3.runs.tensor_files import TensorFile
 
 __all__ = ["capture", "restore"]
 
@@ -33,7 +36,8 @@ def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by file, and the rest as JSON.
 
     To be called between an update and the next step of the environment, where nothing is half
-    done: SB3's `on_rollout_start`.
+    done: SB3's `on_rollout_start`. The replay buffer is not copied: its tensors are to be written
+    before that next step.
     """
     env, buffer = _portfolio_parts(model)
     env_arrays, env_random = env.batch.state()
@@ -42,7 +46,7 @@ def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
     assert model._last_obs is not None
     tensors: Tensors = {
         "policy": dict(model.policy.state_dict()),
-        "replay": _tensors(replay),
+        "replay": replay,
         "environment": _tensors({**env_arrays, "last_obs": np.asarray(model._last_obs)}),
         "random": random_tensors,
     }
@@ -51,11 +55,16 @@ def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
         tensors[f"optimizer_{name}"], groups[name] = optimizer_state(optimizer)
     entropy = model.log_ent_coef if model.log_ent_coef is not None else model.ent_coef_tensor
     tensors["entropy"] = {"coefficient": entropy.detach().clone()}
+    if model.log_cql_alpha is not None:
+        tensors["multiplier"] = {"log_cql_alpha": model.log_cql_alpha.detach().clone()}
+    if isinstance(model.noise, JointNoise):
+        tensors["noise"] = {"generator": model.noise.generator.get_state()}
     return tensors, {
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "target_entropy": float(model.target_entropy),
         "episodes": list(model.ep_info_buffer or []),
         "optimizers": groups,
+        "scales": model.precision.state(_optimizers(model).values()),
         "replay": position,
         "environment": env_random,
         "random": random_plain,
@@ -81,27 +90,34 @@ def restore(model: CQSAC, checkpoint: Checkpoint) -> None:
         ) from None
 
 
-def _restore(model: CQSAC, tensors: Tensors, state: dict[str, Any]) -> None:
+def _restore(model: CQSAC, tensors: Mapping[str, TensorFile], state: dict[str, Any]) -> None:
     env, buffer = _portfolio_parts(model)
     model.policy.load_state_dict(tensors["policy"], strict=True)
     for name, optimizer in _optimizers(model).items():
-        restore_optimizer(optimizer, tensors[f"optimizer_{name}"], state["optimizers"][name])
+        stored = dict(tensors[f"optimizer_{name}"])
+        restore_optimizer(optimizer, stored, state["optimizers"][name])
     coefficient = tensors["entropy"]["coefficient"].to(model.device)
     if model.log_ent_coef is not None:
         model.log_ent_coef.data.copy_(coefficient)
     else:
         model.ent_coef_tensor = coefficient
+    if model.log_cql_alpha is not None:
+        model.log_cql_alpha.data.copy_(tensors["multiplier"]["log_cql_alpha"])
+    if isinstance(model.noise, JointNoise):
+        model.noise.generator.set_state(tensors["noise"]["generator"])
+    model.precision.restore(_optimizers(model).values(), state.get("scales", []))
     model.target_entropy = state["target_entropy"]
     for name in COUNTERS:
         setattr(model, name, state["counters"][name])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
-    buffer.restore(_arrays(tensors["replay"]), state["replay"])
+    replay = tensors["replay"]
+    buffer.restore({name: replay.rows(name) for name in replay}, state["replay"])
     arrays = _arrays(tensors["environment"])
     model._last_obs = arrays.pop("last_obs")
     env.batch.restore(arrays, state["environment"])
     _set_generator_state(model.action_space, state["action_space"])
-    restore_global_random_state(tensors["random"], state["random"])
+    restore_global_random_state(dict(tensors["random"]), state["random"])
 
 
 def _portfolio_parts(model: CQSAC) -> tuple[PortfolioVecEnv, PortfolioReplayBuffer]:
@@ -117,6 +133,8 @@ def _optimizers(model: CQSAC) -> dict[str, torch.optim.Optimizer]:
     out = {"actor": model.actor.optimizer, "critic": model.critic.optimizer}
     if model.ent_coef_optimizer is not None:
         out["entropy"] = model.ent_coef_optimizer
+    if model.cql_alpha_optimizer is not None:
+        out["multiplier"] = model.cql_alpha_optimizer
     return out
 
 
@@ -124,7 +142,7 @@ def _tensors(arrays: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
-def _arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 

@@ -63,13 +63,10 @@ def load_policy(run: Path) -> TrainedPolicy:
 
 def _from_artefact(folder: Path) -> TrainedPolicy:
     artefact = read_artefact(folder)
-    widths = {
-        "expert_hidden": artefact.sizes.expert_hidden,
-        "gate_hidden": artefact.sizes.gate_hidden,
-        "gate_scale": artefact.gate_scale,
-    }
     layout = artefact.layout
-    experts = make_experts(layout.size, layout.action_size, layout, widths)
+    experts = make_experts(
+        layout.size, layout.action_size, layout, artefact.sizes, artefact.gate_scale
+    )
     weights = {k.removeprefix("experts."): v for k, v in artefact.part("policy").items()}
     _load(experts, weights, folder)
     return TrainedPolicy(

@@ -1,0 +1,251 @@
+"""The order of CQSAC's updates: `train` reads as the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.utils import polyak_update, update_learning_rate
+
+from finflow_sb3.cqsac.batches import Batches, OfflineData
+from finflow_sb3.cqsac.compiling import Parts
+from finflow_sb3.cqsac.objectives import ConservativeDraws, Objectives
+from finflow_sb3.cqsac.precision import Precision
+from finflow_sb3.errors import ConfigError
+from finflow_sb3.nets.noise import Noise
+from finflow_sb3.nets.policy import PolicyStep, draw
+
+__all__ = ["Updates"]
+
+
+class Updates(Objectives, SAC):  # type: ignore[misc]
+    """`CQSAC` after it is set up: one method for each thing that moves."""
+
+    actor_lr: float | None
+    critic_lr: float | None
+    utd_ratio: int
+    policy_delay: int
+    cql_alpha: float
+    cql_alpha_final: float | None
+    cql_target_action_gap: float | None
+    cql_n_actions: int
+    offline_fraction: float
+    prefetch: bool
+    offline_data: OfflineData | None
+    log_cql_alpha: th.Tensor | None
+    cql_alpha_optimizer: th.optim.Adam | None
+    precision: Precision
+    noise: Noise
+    _parts: Parts
+    _noise_scale: th.Tensor | None
+    _target_pairs: tuple[list[th.Tensor], list[th.Tensor]]
+    _logs: dict[str, th.Tensor] | None
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        self.policy.set_training_mode(True)
+        self._set_learning_rates()
+        updates = gradient_steps * self.utd_ratio
+        batches = self._batches(batch_size).stream(updates, self.prefetch)
+        # Figures are of the last update in which everything moves.
+        due = [step for step in range(updates) if self._policy_is_due(step)] or [updates - 1]
+        self._logs = None
+        for step, batch in enumerate(map(self._prepared, batches)):
+            if step == due[-1]:
+                self._logs = {}
+            if self.use_sde:
+                self.actor.reset_noise()
+            now = self._policy_step(batch) if self._policy_is_due(step) else None
+            ent_coef = self._update_temperature(now)
+            self._update_critics(batch, ent_coef)
+            if now is not None:
+                self._update_actor(batch, now, ent_coef)
+            if step % self.target_update_interval == 0:
+                self._update_targets()
+        self._n_updates += gradient_steps
+        self._record()
+
+    def _policy_is_due(self, step: int) -> bool:
+        """The policy moves after every `utd_ratio` updates of the critics, `policy_delay` times
+        that; it is due at the last of them.
+        """
+        gradient_step, update = divmod(step, self.utd_ratio)
+        last = update == self.utd_ratio - 1
+        return last and (self._n_updates + gradient_step) % self.policy_delay == 0
+
+    def _policy_step(self, batch: ReplayBufferSamples) -> PolicyStep:
+        shape = len(batch.actions), self.policy.n_components, get_action_dim(self.action_space)
+        # gSDE has noise of its own.
+        normal = None if self.use_sde else self.noise.normal(*shape, device=self.device)
+        with self.precision.autocast():
+            now: PolicyStep = self._parts.act(batch.observations, normal)
+        return now
+
+    def _update_temperature(self, now: PolicyStep | None) -> th.Tensor:
+        """A step of α, where the policy is due; returns it as it was before."""
+        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+            return self.ent_coef_tensor
+        ent_coef = th.exp(self.log_ent_coef.detach())
+        if now is not None:
+            entropy = now.expected(-now.log_prob)
+            loss = self._temperature_loss(self.log_ent_coef, entropy, float(self.target_entropy))
+            self._descend(loss, self.ent_coef_optimizer)
+            self._log(ent_coef_loss=loss)
+        return ent_coef
+
+    def _update_critics(self, batch: ReplayBufferSamples, ent_coef: th.Tensor) -> None:
+        cql_alpha = self._cql_alpha_now()
+        with self.precision.autocast():
+            target = self._parts.target(batch, ent_coef, self._draws(len(batch.actions), 1))
+            draws = None if cql_alpha is None else self._conservative_draws(batch)
+            loss = self._parts.critic(batch, target, cql_alpha, draws)
+        self._descend(loss.total, self.critic.optimizer)
+        if loss.penalty is not None:
+            self._update_multiplier(loss.penalty)
+            self._log(cql_penalty=loss.penalty)
+        if self._logs is not None:
+            spread = loss.quantiles.std(dim=2, correction=0)
+            self._log(critic_loss=loss.td, q_mean=loss.quantiles, q_spread=spread)
+
+    def _update_multiplier(self, penalty: th.Tensor) -> None:
+        """max over α of α·(penalty − gap), a step of gradient ascent (Kumar et al. 2020)."""
+        if self.log_cql_alpha is None or self.cql_alpha_optimizer is None:
+            return
+        assert self.cql_target_action_gap is not None
+        gap = penalty.detach() - self.cql_target_action_gap
+        loss = -(th.exp(self.log_cql_alpha) * gap).mean()
+        self._descend(loss, self.cql_alpha_optimizer)
+
+    def _update_actor(
+        self, batch: ReplayBufferSamples, now: PolicyStep, ent_coef: th.Tensor
+    ) -> None:
+        # Frozen in the backward pass too, which may compute the forward pass again.
+        with _frozen(_parameters(self.critic.optimizer)):
+            with self.precision.autocast():
+                loss = self._parts.actor(batch.observations, now, ent_coef)
+            self._descend(loss.total, self.actor.optimizer)
+        if self._logs is None:
+            return
+        self._log(actor_loss=loss.total, ent_coef=ent_coef, entropy=now.expected(-now.log_prob))
+        if loss.gates is not None:
+            self._log(**{f"gate_{k}": gate for k, gate in enumerate(loss.gates)})
+
+    def _update_targets(self) -> None:
+        with th.no_grad():
+            th._foreach_lerp_(*self._target_pairs, self.tau)
+        # Running statistics are copied, see DLR-RM/stable-baselines3 issue 996.
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+    def _descend(self, loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
+        """One step down `loss`, with the gradients of all processes."""
+        parameters = _parameters(optimizer)
+        for parameter in parameters:
+            parameter.grad = None
+        self.precision.backward(loss, optimizer)
+        self.workers.average_gradients(parameters)
+        self.precision.step(optimizer)
+
+    # ---------------------------------------------------------------- parts of an update
+
+    def _batches(self, batch_size: int) -> Batches:
+        if self.offline_fraction > 0.0 and self.offline_data is None:
+            raise ConfigError(
+                f"offline_fraction is {self.offline_fraction} but there is no offline data; "
+                "call set_offline_data, or set it to 0"
+            )
+        assert self.replay_buffer is not None
+        return Batches(
+            self.replay_buffer,
+            batch_size,
+            self.gamma,
+            self.device,
+            self._vec_normalize_env,
+            self.offline_data,
+            self.offline_fraction,
+        )
+
+    def _prepared(self, batch: ReplayBufferSamples) -> ReplayBufferSamples:
+        """The batch with `obs_noise_std` on its observations, in the form that nets share."""
+        here, there = (
+            self.policy.prepared(self._perturbed(observations))
+            for observations in (batch.observations, batch.next_observations)
+        )
+        return batch._replace(observations=here, next_observations=there)
+
+    def _perturbed(self, observations: Any) -> Any:
+        if self._noise_scale is None:
+            return observations
+        noise = self.noise.normal(*observations.shape, device=self.device)
+        return observations + self._noise_scale * noise
+
+    def _draws(self, states: int, count: int) -> Any:
+        """Random numbers for `count` actions in each state; gSDE has its own."""
+        if self.use_sde and count == 1:
+            return None
+        size, full = get_action_dim(self.action_space), self.policy.n_components > 1
+        return draw(self.noise, states, count, size, full, self.device)
+
+    def _conservative_draws(self, batch: ReplayBufferSamples) -> ConservativeDraws:
+        size, count = len(batch.actions), self.cql_n_actions
+        states = -(-size // self._cql_stride(size))
+        width = batch.actions.shape[1]
+        uniform = self.noise.uniform(states, count, width, device=self.device) * 2.0 - 1.0
+        here = self._draws(states, count)
+        return ConservativeDraws(uniform, here, self._draws(states, count))
+
+    def _cql_alpha_now(self) -> th.Tensor | None:
+        """α_cql, None where there is no penalty."""
+        if self.log_cql_alpha is not None:
+            return th.exp(self.log_cql_alpha.detach())[0]
+        done = 1.0 - self._current_progress_remaining
+        final = self.cql_alpha if self.cql_alpha_final is None else self.cql_alpha_final
+        alpha = self.cql_alpha + done * (final - self.cql_alpha)
+        return th.tensor(alpha, device=self.device) if alpha > 0.0 else None
+
+    def _set_learning_rates(self) -> None:
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        for extra in (self.ent_coef_optimizer, self.cql_alpha_optimizer):
+            if extra is not None:
+                optimizers.append(extra)
+        self._update_learning_rate(optimizers)
+        if self.actor_lr is not None:
+            update_learning_rate(self.actor.optimizer, self.actor_lr)
+        if self.critic_lr is not None:
+            update_learning_rate(self.critic.optimizer, self.critic_lr)
+
+    def _log(self, **figures: th.Tensor) -> None:
+        """Keep figures of the last update of a `train`; nothing is copied to the host yet."""
+        if self._logs is not None:
+            for name, value in figures.items():
+                self._logs[name] = value.detach().float().mean()
+
+    def _record(self) -> None:
+        """Hand the last update's figures to SB3's logger, in one copy from the device."""
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        logs = self._logs or {}
+        alpha = self._cql_alpha_now()
+        if alpha is not None:
+            logs["cql_alpha"] = alpha
+        if logs:
+            for name, value in zip(logs, th.stack(list(logs.values())).tolist(), strict=True):
+                self.logger.record(f"train/{name}", value)
+
+
+def _parameters(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@contextmanager
+def _frozen(parameters: list[th.Tensor]) -> Iterator[None]:
+    """Without gradients for them: the actor's loss needs the action's alone."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

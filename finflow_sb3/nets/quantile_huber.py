@@ -1,0 +1,109 @@
+"""Quantile Huber loss from sorted targets: O((N + M)·log M) instead of O(N·M)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["quantile_huber_loss", "sort_rows"]
+
+
+def quantile_huber_loss(
+    quantiles: Tensor, targets: Tensor, *, targets_sorted: bool = False
+) -> Tensor:
+    """Mean over batch, critics, quantiles and targets of |τ_i − 1{t < q}|·Huber(t − q), κ = 1
+    (Dabney et al. 2018, eq. 10), τ_i = (i + ½)/N.
+
+    For one q, sorted targets fall into four runs, cut at q − 1, q and q + 1; in each the loss
+    is a polynomial in q whose coefficients are the run's count, Σt and Σt². With prefix sums
+    they take three binary searches. Compiled, all pairs are one fused loop without memory of
+    its own, and faster.
+
+    Parameters
+    ----------
+    quantiles : [B, C, N], floating point; the only argument that gets a gradient
+    targets : [B, M], shared by the critics
+    targets_sorted : whether every row of `targets` already rises
+
+    Returns
+    -------
+    scalar
+    """
+    if torch.compiler.is_compiling():
+        return _all_pairs(quantiles, targets.detach())
+    if not targets_sorted:
+        targets = sort_rows(targets.detach())
+    loss: Tensor = _SortedQuantileHuber.apply(quantiles, targets.detach())  # type: ignore[no-untyped-call]
+    return loss
+
+
+def sort_rows(x: Tensor) -> Tensor:
+    """Rows of [B, M] in rising order, without gradient.
+
+    On a CPU NumPy sorts short rows with vector instructions, in a fifteenth of torch's time.
+    """
+    if x.device.type != "cpu":
+        return torch.sort(x, dim=1).values
+    return torch.from_numpy(np.sort(x.detach().numpy(), axis=1))
+
+
+def _all_pairs(quantiles: Tensor, targets: Tensor) -> Tensor:
+    """The definition, O(N·M)."""
+    n = quantiles.shape[2]
+    delta = targets[:, None, None, :] - quantiles[:, :, :, None]
+    size = delta.abs()
+    huber = torch.where(size > 1.0, size - 0.5, 0.5 * delta * delta)
+    tau = (torch.arange(n, dtype=quantiles.dtype, device=quantiles.device) + 0.5) / n
+    weight = (tau[:, None] - (delta.detach() < 0.0).to(quantiles.dtype)).abs()
+    return (weight * huber).mean()
+
+
+class _SortedQuantileHuber(torch.autograd.Function):
+    """Value and gradient in one pass: both come from the same counts and sums."""
+
+    @staticmethod
+    def forward(ctx: Any, quantiles: Tensor, targets: Tensor) -> Tensor:
+        value, slope = _value_and_slope(quantiles, targets)
+        pairs = quantiles.numel() * targets.shape[1]
+        ctx.save_for_backward((slope / pairs).to(quantiles.dtype).view_as(quantiles))
+        return (value.sum() / pairs).to(quantiles.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return grads[0] * slope, None
+
+
+def _value_and_slope(quantiles: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over targets of the loss of every quantile, and its derivative; float64 [B, C·N].
+
+    With F(x) = Σ_{t<x} (x − t) and G(x) = Σ_{t<x} ½(x − t)², targets under q give
+    G(q) − G(q − 1), those over it Σt − M·(q + ½) + G(q + 1) − G(q); F is the slope of G.
+    """
+    batch, critics, n = quantiles.shape
+    m = targets.shape[1]
+    # Sums of squares cancel: taken around a middle target and in double they do so at 1e-12.
+    middle = targets[:, m // 2 : m // 2 + 1].double()
+    t = targets.double() - middle
+    q = quantiles.reshape(batch, -1).double() - middle
+    x = torch.cat([q - 1.0, q, q + 1.0], dim=1)
+    counts = torch.searchsorted(t, x)
+    prefix = torch.nn.functional.pad(torch.stack([t, t * t]).cumsum(dim=2), (1, 0))
+    first, second = prefix.gather(2, counts.expand(2, -1, -1))
+    f = x * counts - first
+    g = 0.5 * (x * (f - first) + second)
+    f_low, f_mid, f_high = f.chunk(3, dim=1)
+    g_low, g_mid, g_high = g.chunk(3, dim=1)
+    tau = (torch.arange(n, dtype=q.dtype, device=q.device) + 0.5) / n
+    tau = tau.repeat(critics)
+    over = prefix[0, :, -1:] - m * (q + 0.5) + g_high - g_mid
+    under = g_mid - g_low
+    value = under + tau * (over - under)
+    slope_under = f_mid - f_low
+    slope = slope_under + tau * (f_high - f_mid - m - slope_under)
+    return value, slope

@@ -1,0 +1,102 @@
+"""Several processes on one batch are one process on the joined batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from parallel_worker import CASES
+from safetensors.torch import load_file
+
+from finflow_sb3.cqsac.parallel import (
+    JointNoise,
+    Workers,
+    any_of,
+    first_goes_first,
+    from_first,
+    rank,
+    require_alone,
+    world_size,
+)
+from finflow_sb3.errors import ConfigError
+
+HERE = Path(__file__).parent
+
+
+def run(processes: int, target: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*command, str(HERE / "parallel_worker.py"), str(target)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("parallel")
+    run(2, target)
+    run(1, target)
+    return target
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one_on_the_joined_batch(case: str, results: Path) -> None:
+    two, one = (json.loads((results / f"{case}_{n}_0.json").read_text()) for n in (2, 1))
+    for mine, theirs in zip(two, one, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    first, second = (load_file(results / f"{case}_2_{r}.safetensors") for r in (0, 1))
+    alone: dict[str, Any] = load_file(results / f"{case}_1_0.safetensors")
+    start = load_file(results / f"{case}_start.safetensors")
+    assert set(first) == set(alone)
+    for name, value in alone.items():
+        torch.testing.assert_close(first[name], value, rtol=0, atol=1e-5, msg=name)
+        assert torch.equal(first[name], second[name]), name
+    # The test can only fail if something has moved.
+    assert any(not torch.equal(start[name], first[name]) for name in start)
+
+
+def test_one_process_needs_no_others() -> None:
+    assert (world_size(), rank()) == (1, 0)
+    workers, x = Workers(), torch.tensor([1.0, 2.0], requires_grad=True)
+    assert workers.mean(x) is x
+    assert any_of(True) and not any_of(False)
+    assert from_first("here") == "here"
+    with first_goes_first():
+        pass
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_noise_is_drawn_jointly(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process has its rows of what one process would draw for all."""
+    cpu = torch.device("cpu")
+    whole = JointNoise(5, cpu)
+    expected = whole.normal(6, 3, device=cpu), whole.uniform(6, 2, device=cpu)
+    monkeypatch.setattr("finflow_sb3.cqsac.parallel.world_size", lambda: 3)
+    monkeypatch.setattr("finflow_sb3.cqsac.parallel.rank", lambda: part)
+    mine = JointNoise(5, cpu)
+    found = mine.normal(2, 3, device=cpu), mine.uniform(2, 2, device=cpu)
+    rows = slice(2 * part, 2 * part + 2)
+    for all_of_it, own in zip(expected, found, strict=True):
+        assert torch.equal(all_of_it[rows], own)
+
+
+def test_stages_that_work_alone_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_alone("collect")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="collect works in one process"):
+        require_alone("collect")

@@ -296,7 +296,7 @@ def test_the_policy_moves_after_the_last_of_its_critic_updates(
     spies = Counted(model, monkeypatch)
     model.train(2, batch_size=8)
     update = ["batches", "critic", "targets"]
-    with_policy = ["batches", "alpha", "critic", "actor", "targets"]
+    with_policy = ["batches", "critic", "actor", "alpha", "targets"]
     assert spies.order == [*update, *update, *with_policy, *update, *update, *update]
 
 

@@ -242,14 +242,15 @@ def test_normalised_batches_of_raw_data(subject: Subject, settings: dict[str, An
 
 
 @over(EVERY)
-def test_normalised_data_is_what_trains(subject: Subject) -> None:
+@pytest.mark.parametrize("buffer", [None, ReplayBuffer], ids=["own-buffer", "sb3-buffer"])
+def test_normalised_data_is_what_trains(subject: Subject, buffer: Any) -> None:
     """Statistics that make every observation and reward alike leave two buffers alike."""
     models = []
     for offset in (0.0, 0.5):
         env = normalised(1)
         env.training = False
         env.clip_obs = env.clip_reward = 0.0
-        model = filled(subject.build(env, ent_coef=0.1))
+        model = filled(subject.build(env, ent_coef=0.1, replay_buffer_class=buffer))
         model.replay_buffer.observations[:] += offset
         model.replay_buffer.rewards[:] += offset
         models.append(model)

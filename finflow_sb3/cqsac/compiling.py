@@ -18,10 +18,10 @@ PAYS_AFTER = 20_000
 
 
 class Parts(NamedTuple):
-    """The equations of an update that are compiled, as callables."""
+    """The two halves of an update, as callables; a compiled call costs a tenth of a millisecond
+    of its own.
+    """
 
-    act: Callable[..., Any]
-    target: Callable[..., Any]
     critic: Callable[..., Any]
     actor: Callable[..., Any]
 

@@ -331,7 +331,7 @@ class CQSAC(Updates):
         return scale
 
     def _equations(self) -> Parts:
-        return Parts(self._act, self._target_quantiles, self._critic_loss, self._actor_loss)
+        return Parts(self._critic_half, self._actor_half)
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         out = super()._setup_learn(total_timesteps, *args, **kwargs)

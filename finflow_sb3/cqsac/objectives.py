@@ -49,9 +49,12 @@ class CriticLoss(NamedTuple):
 
 
 class ActorLoss(NamedTuple):
-    """total : what is minimised; gates : mean gate [K], None without experts."""
+    """total : what is minimised; entropy : −E log π of each state, [B], without gradient;
+    gates : mean gate [K], None without experts.
+    """
 
     total: th.Tensor
+    entropy: th.Tensor
     gates: th.Tensor | None
 
 
@@ -192,7 +195,27 @@ class Objectives:
                 loss = loss + self.balance_coef * balance_loss(gates)
         if self.prior_coef > 0.0 and now.mean is not None:
             loss = loss + self.prior_coef * prior_loss(now.mean)
-        return ActorLoss(loss, gates)
+        return ActorLoss(loss, now.expected(-now.log_prob).detach(), gates)
+
+    # ---------------------------------------------------------------- halves of an update
+
+    def _critic_half(
+        self,
+        batch: ReplayBufferSamples,
+        ent_coef: th.Tensor,
+        after: Draws | None,
+        cql_alpha: th.Tensor | None,
+        draws: ConservativeDraws | None,
+    ) -> CriticLoss:
+        """Targets, and the critics' loss towards them."""
+        target = self._target_quantiles(batch, ent_coef, after)
+        return self._critic_loss(batch, target, cql_alpha, draws)
+
+    def _actor_half(
+        self, observations: PyTorchObs, normal: th.Tensor | None, ent_coef: th.Tensor
+    ) -> ActorLoss:
+        """Actions of the policy, and its loss for them."""
+        return self._actor_loss(observations, self._act(observations, normal), ent_coef)
 
 
 def single(x: th.Tensor) -> th.Tensor:

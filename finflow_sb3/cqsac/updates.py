@@ -18,7 +18,7 @@ from finflow_sb3.cqsac.objectives import ConservativeDraws, Objectives
 from finflow_sb3.cqsac.precision import Precision
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.nets.noise import Noise
-from finflow_sb3.nets.policy import PolicyStep, draw
+from finflow_sb3.nets.policy import draw
 
 __all__ = ["Updates"]
 
@@ -59,11 +59,13 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
                 self._logs = {}
             if self.use_sde:
                 self.actor.reset_noise()
-            now = self._policy_step(batch) if self._policy_is_due(step) else None
-            ent_coef = self._update_temperature(now)
+            moves = self._policy_is_due(step)
+            normal = self._policy_noise(batch) if moves else None
+            ent_coef = self._temperature()
             self._update_critics(batch, ent_coef)
-            if now is not None:
-                self._update_actor(batch, now, ent_coef)
+            if moves:
+                entropy = self._update_actor(batch, normal, ent_coef)
+                self._update_temperature(entropy)
             if step % self.target_update_interval == 0:
                 self._update_targets()
         self._n_updates += gradient_steps
@@ -77,32 +79,34 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         last = update == self.utd_ratio - 1
         return last and (self._n_updates + gradient_step) % self.policy_delay == 0
 
-    def _policy_step(self, batch: ReplayBufferSamples) -> PolicyStep:
-        shape = len(batch.actions), self.policy.n_components, get_action_dim(self.action_space)
-        # gSDE has noise of its own.
-        normal = None if self.use_sde else self.noise.normal(*shape, device=self.device)
-        with self.precision.autocast():
-            now: PolicyStep = self._parts.act(batch.observations, normal)
-        return now
+    def _policy_noise(self, batch: ReplayBufferSamples) -> th.Tensor | None:
+        """Noise of the actions that the actor is judged by; gSDE has its own."""
+        if self.use_sde:
+            return None
+        size = get_action_dim(self.action_space)
+        shape = len(batch.actions), self.policy.n_components, size
+        return self.noise.normal(*shape, device=self.device)
 
-    def _update_temperature(self, now: PolicyStep | None) -> th.Tensor:
-        """A step of α, where the policy is due; returns it as it was before."""
-        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+    def _temperature(self) -> th.Tensor:
+        """α, the weight of the entropy."""
+        if self.log_ent_coef is None:
             return self.ent_coef_tensor
-        ent_coef = th.exp(self.log_ent_coef.detach())
-        if now is not None:
-            entropy = now.expected(-now.log_prob)
-            loss = self._temperature_loss(self.log_ent_coef, entropy, float(self.target_entropy))
-            self._descend(loss, self.ent_coef_optimizer)
-            self._log(ent_coef_loss=loss)
-        return ent_coef
+        return th.exp(self.log_ent_coef.detach())
+
+    def _update_temperature(self, entropy: th.Tensor) -> None:
+        """A step of α, where it is learned; `entropy` [B] is of the policy before its step."""
+        if self.ent_coef_optimizer is None or self.log_ent_coef is None:
+            return
+        loss = self._temperature_loss(self.log_ent_coef, entropy, float(self.target_entropy))
+        self._descend(loss, self.ent_coef_optimizer)
+        self._log(ent_coef_loss=loss)
 
     def _update_critics(self, batch: ReplayBufferSamples, ent_coef: th.Tensor) -> None:
         cql_alpha = self._cql_alpha_now()
+        after = self._draws(len(batch.actions), 1)
+        draws = None if cql_alpha is None else self._conservative_draws(batch)
         with self.precision.autocast():
-            target = self._parts.target(batch, ent_coef, self._draws(len(batch.actions), 1))
-            draws = None if cql_alpha is None else self._conservative_draws(batch)
-            loss = self._parts.critic(batch, target, cql_alpha, draws)
+            loss = self._parts.critic(batch, ent_coef, after, cql_alpha, draws)
         self._descend(loss.total, self.critic.optimizer)
         if loss.penalty is not None:
             self._update_multiplier(loss.penalty)
@@ -121,18 +125,19 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         self._descend(loss, self.cql_alpha_optimizer)
 
     def _update_actor(
-        self, batch: ReplayBufferSamples, now: PolicyStep, ent_coef: th.Tensor
-    ) -> None:
+        self, batch: ReplayBufferSamples, normal: th.Tensor | None, ent_coef: th.Tensor
+    ) -> th.Tensor:
+        """Returns the policy's entropy before the step, [B]."""
         # Frozen in the backward pass too, which may compute the forward pass again.
         with _frozen(_parameters(self.critic.optimizer)):
             with self.precision.autocast():
-                loss = self._parts.actor(batch.observations, now, ent_coef)
+                loss = self._parts.actor(batch.observations, normal, ent_coef)
             self._descend(loss.total, self.actor.optimizer)
-        if self._logs is None:
-            return
-        self._log(actor_loss=loss.total, ent_coef=ent_coef, entropy=now.expected(-now.log_prob))
-        if loss.gates is not None:
+        self._log(actor_loss=loss.total, ent_coef=ent_coef, entropy=loss.entropy)
+        if loss.gates is not None and self._logs is not None:
             self._log(**{f"gate_{k}": gate for k, gate in enumerate(loss.gates)})
+        entropy: th.Tensor = loss.entropy
+        return entropy
 
     def _update_targets(self) -> None:
         with th.no_grad():

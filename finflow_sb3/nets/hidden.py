@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,25 @@ class StackedNorm(nn.Module):
         return normed * self.weight.view(shape) + self.bias.view(shape)
 
 
+class _CompiledReLU(torch.autograd.Function):
+    """ReLU whose slope is the sign of its output.
+
+    Where the weights get no gradient, the compiler would keep a mask of booleans for the backward
+    pass, and writing that takes a hundred times the function itself on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.relu(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grads[0] * torch.sign(y)
+
+
 class Hidden(nn.Module):
     """Dropout → layer norm → activation, in the order of DroQ (Hiraoka et al. 2022).
 
@@ -63,6 +82,9 @@ class Hidden(nn.Module):
             x = nn.functional.dropout(x, self.dropout, self.training)
         if self.layer_norm:
             x = self.norm(x)
+        if torch.compiler.is_compiling() and isinstance(self.activation, nn.ReLU):
+            compiled: Tensor = _CompiledReLU.apply(x)  # type: ignore[no-untyped-call]
+            return compiled
         out: Tensor = self.activation(x)
         return out
 

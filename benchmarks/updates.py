@@ -2,11 +2,11 @@
 
     python benchmarks/updates.py --out docs/images/updates.png
 
-All at batch 256, nets [256, 256], observation 240, action 20, 2 × 32 quantiles; the last two
-rows on the embedded market's observations (587) with the five experts over assets. A round
-times every algorithm once with each number of threads, one after the other, so that all meet
-the same load; ratios to TQC are taken within a round, each side at its better number of
-threads, and their median is printed with the range over rounds. The floor is what the matrix
+All at batch 256, nets [256, 256], observation 240, action 20, 2 × 32 quantiles; the last rows
+on the embedded market's observations (587) with the five experts over assets. A round times
+every algorithm of a group once with each number of threads, one after the other, so that all
+meet the same load; ratios to the group's TQC are taken within a round, each side at its better
+number of threads, and their median is printed with the range over rounds. The floor is what the matrix
 products of the bare update take at the speed of one large product.
 """
 
@@ -102,11 +102,12 @@ def make(cls: Any, policy: str, env: Any = None, **kwargs: Any) -> Any:
     return model
 
 
-def subjects(quick: bool) -> list[Subject]:
+def bare(quick: bool) -> list[Subject]:
+    """One expert and no penalty: what TQC does."""
     net = {"n_quantiles": QUANTILES}
     out = [
-        Subject("SAC", make(SAC, "MlpPolicy")),
         Subject("TQC", make(TQC, "MlpPolicy", policy_kwargs=dict(net))),
+        Subject("SAC", make(SAC, "MlpPolicy")),
         Subject("CQSAC, eager", make(CQSAC, "MlpPolicy", policy_kwargs=dict(net))),
     ]
     if not quick:
@@ -114,22 +115,25 @@ def subjects(quick: bool) -> list[Subject]:
         faster._parts = compiled(faster._equations())
         half = make(CQSAC, "MlpPolicy", policy_kwargs=dict(net), mixed_precision="bf16")
         out += [Subject("CQSAC, compiled", faster), Subject("CQSAC, bf16", half)]
-    experts = {**net, **EXPERTS}
-    out += [
-        Subject("experts", make(CQSAC, "MultiExpertPolicy", policy_kwargs=dict(experts))),
-        Subject(
-            "experts, CQL on 32 of 256 states",
-            make(CQSAC, "MultiExpertPolicy", policy_kwargs=dict(experts), cql_batch_size=32, **CQL),
-        ),
-        Subject(
-            "experts, CQL on all states",
-            make(CQSAC, "MultiExpertPolicy", policy_kwargs=dict(experts), **CQL),
-        ),
-    ]
     return out
 
 
-def market_subjects() -> list[Subject]:
+def experts() -> list[Subject]:
+    """Five experts and the penalty, with critics as wide as TQC's."""
+    net = {"n_quantiles": QUANTILES}
+
+    def ours(**kwargs: Any) -> Any:
+        return make(CQSAC, "MultiExpertPolicy", policy_kwargs={**net, **EXPERTS}, **kwargs)
+
+    return [
+        Subject("TQC", make(TQC, "MlpPolicy", policy_kwargs=dict(net))),
+        Subject("experts", ours()),
+        Subject("experts, CQL on 32 of 256 states", ours(cql_batch_size=32, **CQL)),
+        Subject("experts, CQL on all states", ours(**CQL)),
+    ]
+
+
+def on_market() -> list[Subject]:
     """TQC and the experts over assets on the embedded market's observations."""
     market = observe_source("us20", MarketSettings(), EnvSettings())
 
@@ -192,36 +196,29 @@ def middle(values: Any, form: str) -> str:
     return f"{np.median(values):{form}} ({np.min(values):{form}} to {np.max(values):{form}})"
 
 
-def rows(found: list[Subject], base: Subject) -> list[str]:
-    out = []
-    for one in found:
-        rates = [middle(one.rates[n], ".1f") for n in threads_here()]
-        out.append(
-            f"| {one.name} | {' | '.join(rates)} | {middle(one.better / base.better, '.2f')} |"
-        )
-    return out
-
-
-def print_table(found: list[Subject], market: list[Subject]) -> None:
+def print_table(groups: list[list[Subject]]) -> None:
     heads = " | ".join(f"{n} thread{'s' if n > 1 else ''}, updates/s" for n in threads_here())
     print(f"| | {heads} | over TQC |")
     print("|---|" + "---:|" * (len(threads_here()) + 1))
-    print("\n".join(rows(found, found[1])))
-    if market:
-        print("\n".join(rows(market, market[0])))
+    for group in groups:
+        for one in group:
+            rates = [middle(one.rates[n], ".1f") for n in threads_here()]
+            ratio = middle(one.better / group[0].better, ".2f")
+            print(f"| {one.name} | {' | '.join(rates)} | {ratio} |")
     limits = " | ".join(f"{rate:.0f}" for rate in floor().values())
     print(f"| floor of the bare update | {limits} | |")
 
 
-def draw(found: list[Subject], path: Path) -> None:
+def draw(groups: list[list[Subject]], path: Path) -> None:
     """Ratios to TQC as bars, with the range over rounds."""
-    figure, axes = style.canvas(8.0, "Updates a second over TQC's, same nets and batch")
-    ratios = [one.better / found[1].better for one in found]
+    figure, axes = style.canvas(8.0, "Updates a second over TQC's, same batch")
+    found = [one for group in groups for one in group[1:]]
+    ratios = [one.better / group[0].better for group in groups for one in group[1:]]
     middles = np.array([np.median(ratio) for ratio in ratios])
     low = middles - np.array([ratio.min() for ratio in ratios])
     high = np.array([ratio.max() for ratio in ratios]) - middles
     place = np.arange(len(found))[::-1]
-    colours = ["#8a8f98" if one.name in ("SAC", "TQC") else "#0b4f8a" for one in found]
+    colours = ["#8a8f98" if one.name == "SAC" else "#0b4f8a" for one in found]
     axes.barh(place, middles, color=colours, height=0.62)
     axes.errorbar(middles, place, xerr=np.stack([low, high]), fmt="none", ecolor="#333333", lw=1)
     axes.axvline(1.0, color="#333333", linewidth=0.8)
@@ -238,18 +235,29 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="no compiling, no market")
     parser.add_argument("--out", type=Path, help="a PNG")
     options = parser.parse_args()
-    found = subjects(options.quick)
-    market = [] if options.quick else market_subjects()
-    for one in [*found, *market]:
+    makers = [lambda: bare(options.quick), experts]
+    if not options.quick:
+        makers.append(on_market)
+    groups = [measured(make_group(), options.rounds, options.updates) for make_group in makers]
+    print_table(groups)
+    if options.out is not None:
+        draw(groups, options.out)
+
+
+def measured(group: list[Subject], rounds: int, updates: int) -> list[Subject]:
+    """The group after its rounds. Groups follow each other: what large networks leave to the
+    memory allocator changes how fast the small ones are.
+    """
+    for one in group:
         th.set_num_threads(1)
         one.model.train(WARM_UP, BATCH)  # compiles what is to be compiled
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for threads in threads_here():
-            for one in [*found, *market]:
-                one.measure(threads, options.updates)
-    print_table(found, market)
-    if options.out is not None:
-        draw(found, options.out)
+            for one in group:
+                one.measure(threads, updates)
+    for one in group:
+        one.model = None
+    return group
 
 
 if __name__ == "__main__":

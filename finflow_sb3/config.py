@@ -251,7 +251,7 @@ class CQSACSettings(Checked):
     offline_fraction: float = setting(0.0, "share of each batch from the offline data", 0.0, 1.0)
     compile: Literal["off", "auto", "on"] = setting("off", "compile the update; auto if it pays")
     mixed_precision: Literal["off", "auto", "bf16", "fp16"] = setting(
-        "off", "16-bit products; auto is bf16 where there is hardware for it"
+        "off", "16-bit products; auto is bf16, or fp16 on CUDA without it"
     )
     gradient_checkpointing: bool = setting(False, "less memory for more time in an update")
     prefetch: bool = setting(False, "gather the next batch in a thread")

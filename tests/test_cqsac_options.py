@@ -427,14 +427,17 @@ def test_compiled_updates_are_the_eager_ones() -> None:
 
 
 def test_threads_for_wide_networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
     assert threads_for(nn.Linear(256, 256), 256) == 6
     assert threads_for(nn.Linear(256, 256), 128) == 6, "2²³ multiplications are worth it"
     assert threads_for(nn.Linear(256, 255), 128) == 1
     assert threads_for(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4)), 256) == 1
     assert threads_for(nn.ReLU(), 10**9) == 1
     assert threads_for(model_of("market").policy, 256) == 1
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert threads_for(nn.Linear(4096, 4096), 4096) == 3, "processes share the machine"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert threads_for(nn.Linear(4096, 4096), 4096) == 1
 
 

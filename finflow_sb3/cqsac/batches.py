@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.vec_env import VecNormalize
 
 from finflow_sb3.cqsac.prefetch import prefetched
+from finflow_sb3.cqsac.replay_storage import moved
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.offline.dataset import TransitionBatch
 
@@ -112,11 +113,11 @@ def joined(
         offline.terminals,
         offline.rewards,
     )
-    moved = tuple(part.to(device) for part in parts)
+    theirs = tuple(moved(part, device) for part in parts)
     if online is None:
-        return ReplayBufferSamples(*moved)
+        return ReplayBufferSamples(*theirs)
     observations, actions, after, dones, rewards = (
-        th.cat([mine, theirs]) for mine, theirs in zip(online[:5], moved, strict=True)
+        th.cat([mine, other]) for mine, other in zip(online[:5], theirs, strict=True)
     )
     discounts = online.discounts
     if discounts is not None:

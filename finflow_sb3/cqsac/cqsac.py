@@ -20,7 +20,12 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import (
+    GymEnv,
+    MaybeCallback,
+    Schedule,
+    TrainFrequencyUnit,
+)
 
 from finflow_sb3.cqsac.batches import OfflineData
 from finflow_sb3.cqsac.compiling import Parts, compiled, pays
@@ -64,6 +69,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "offline_fraction": (0.0, 1.0),
 }
 
+WHOLE = ("utd_ratio", "policy_delay", "cql_n_actions", "cql_batch_size", "warmup_steps")
+
 SelfCQSAC = TypeVar("SelfCQSAC", bound="CQSAC")
 
 
@@ -88,8 +95,8 @@ class CQSAC(Updates):
     cql_target_action_gap : with it α_cql is a Lagrange multiplier that starts at `cql_alpha`,
         grows while the penalty is over this gap and shrinks while it is under it
     cql_n_actions : sampled actions from each of uniform, π(·|s) and π(·|s')
-    cql_batch_size : states of each batch that the penalty is computed on (an unbiased estimate
-        of it, for a fraction of the time); all if None
+    cql_batch_size : at most so many states of each batch, evenly spread, that the penalty is
+        computed on (an estimate of it for a fraction of the time); all if None
     cql_temperature : T of the logsumexp over actions
     cal_ql : floor Q of policy samples at the reference value (needs a policy `with_value`)
     backup_entropy : entropy bonus in the target. At γ = 0.99 a bonus of α·H a step shifts Q by
@@ -102,7 +109,7 @@ class CQSAC(Updates):
     compile : `off`, `on`, or `auto`: compile the update where `learn` is long enough for that
     mixed_precision : `off`, `bf16`, `fp16` (CUDA), or `auto`
     gradient_checkpointing : compute activations again in the backward pass: less memory, more
-        time
+        time (with gSDE in the critics alone)
     prefetch : gather the next batch in a thread while one is used (where several updates
         follow each other)
 
@@ -217,6 +224,7 @@ class CQSAC(Updates):
         self.warmup_steps, self.offline_fraction = warmup_steps, offline_fraction
         self.compile, self.mixed_precision = compile, mixed_precision
         self.gradient_checkpointing, self.prefetch = gradient_checkpointing, prefetch
+        self._logs = None
         self.offline_data: OfflineData | None = None
         self.log_cql_alpha, self.cql_alpha_optimizer = None, None
         if _init_setup_model:
@@ -230,6 +238,7 @@ class CQSAC(Updates):
             raise ConfigError(
                 f"n_steps: {self.n_steps} is not supported with Dict observation spaces; use 1"
             )
+        self._check_ranges()
         connect(self.device)
         self._take_layout_from_env()
         self._choose_replay_buffer()
@@ -254,6 +263,17 @@ class CQSAC(Updates):
             list(self.critic.parameters()),
         )
 
+    def _check_ranges(self) -> None:
+        pays(self.compile, 0)
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name}: {value} must lie between {low:g} and {high:g}")
+        for name in WHOLE:
+            value = getattr(self, name)
+            if value is not None and not float(value).is_integer():
+                raise ConfigError(f"{name}: {value} must be a whole number")
+
     def _check_arguments(self) -> None:
         n_quantiles = self.policy.critic.n_quantiles
         if not 0 <= self.top_quantiles_to_drop_per_net < n_quantiles:
@@ -266,14 +286,6 @@ class CQSAC(Updates):
                 "cal_ql needs a reference value: use MultiExpertPolicy with "
                 "policy_kwargs with_value, seeded from a pretrained run"
             )
-        pays(self.compile, 0)
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigError(f"{name}: {value} must lie between {low:g} and {high:g}")
-        for name in ("utd_ratio", "policy_delay", "cql_n_actions"):
-            if getattr(self, name) != int(getattr(self, name)):
-                raise ConfigError(f"{name}: {getattr(self, name)} must be a whole number")
         if self.compile == "on" and self.use_sde:
             raise ConfigError("compile: gSDE's exploration can't be compiled; set it to off")
 
@@ -299,19 +311,23 @@ class CQSAC(Updates):
             raise ConfigError(
                 "several processes: use_sde, VecNormalize and compile: on are for one process"
             )
+        if self.train_freq.unit is not TrainFrequencyUnit.STEP:  # type: ignore[union-attr]
+            raise ConfigError("several processes: train_freq in episodes is for one; give steps")
         self.noise = JointNoise(self.seed or 0, self.device)
         self.workers.share([*self.policy.parameters(), *self.policy.buffers()])
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As SB3's; processes that share a batch explore with seeds of their own."""
-        super().set_random_seed(None if seed is None else seed + rank())
+        # Environment i has seed + i.
+        super().set_random_seed(None if seed is None else seed + rank() * max(self.n_envs, 1))
 
     def _choose_replay_buffer(self) -> None:
         """Our buffers where SB3 would take its own; `n_steps` for those that know of it."""
         if self.replay_buffer_class is None:
             self.replay_buffer_class = replay_class(self.observation_space, self.n_steps)
         knowing = (TensorNStepReplayBuffer, PortfolioReplayBuffer)
-        if self.n_steps > 1 and issubclass(self.replay_buffer_class, knowing):
+        told = self.n_steps > 1 or "n_steps" in self.replay_buffer_kwargs
+        if told and issubclass(self.replay_buffer_class, knowing):
             steps = {"n_steps": self.n_steps, "gamma": self.gamma}
             self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **steps}
 
@@ -336,18 +352,21 @@ class CQSAC(Updates):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
         out = super()._setup_learn(total_timesteps, *args, **kwargs)
         possible = not self.use_sde and self.workers.count == 1
-        if possible and pays(self.compile, self._planned_updates(total_timesteps)):
+        # Of the whole run: a part that is resumed has to round as the whole does.
+        if possible and pays(self.compile, self._planned_updates(self._total_timesteps)):
             self._parts = compiled(self._equations())
         return out
 
     def _planned_updates(self, total_timesteps: int) -> int:
-        """About how many updates so many steps of the environment bring."""
-        frequency = self.train_freq[0] if isinstance(self.train_freq, tuple) else 1
-        if frequency < 1:  # which SB3 refuses in a moment
+        """About how many updates so many steps of the environment bring; 0 if nobody knows."""
+        frequency = self.train_freq.frequency  # type: ignore[union-attr]
+        in_steps = self.train_freq.unit is TrainFrequencyUnit.STEP  # type: ignore[union-attr]
+        if frequency < 1 or not (in_steps or self.gradient_steps < 0):
             return 0
-        steps = total_timesteps / self.n_envs
-        each = self.gradient_steps if self.gradient_steps > 0 else frequency * self.n_envs
-        return int(steps / frequency * each * self.utd_ratio)
+        if self.gradient_steps < 0:
+            return total_timesteps * self.utd_ratio
+        rollouts: int = total_timesteps // (self.n_envs * frequency)
+        return rollouts * self.gradient_steps * self.utd_ratio
 
     def _take_layout_from_env(self) -> None:
         """An environment's own `layout` tells `MultiExpertPolicy` what stands where."""
@@ -400,6 +419,14 @@ class CQSAC(Updates):
         own += ["log_cql_alpha", "cql_alpha_optimizer"]
         own += ["_parts", "_noise_scale", "_logs", "_target_pairs"]
         return [*super()._excluded_save_params(), *own]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions belong to this model's networks, not to a copy's.
+        return {**self.__dict__, "_parts": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._parts = self._equations()
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         states, tensors = super()._get_torch_save_params()

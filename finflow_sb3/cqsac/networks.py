@@ -6,6 +6,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.tqc.policies import Actor
 from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -16,12 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder
 from finflow_sb3.nets.experts import PolicyOutput, make_experts
+from finflow_sb3.nets.hidden import Regularisation, perceptron
 from finflow_sb3.nets.policy import sample_policy
 from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.nets.stacked import StackedLinear
 from finflow_sb3.nets.tokens import Tokens
 
-__all__ = ["ExpertActor", "QuantileCritics", "ReferenceValue"]
+__all__ = ["ExpertActor", "QuantileCritics", "ReferenceValue", "RegularisedActor"]
 
 
 def _features(module: BaseModel, obs: PyTorchObs | Tokens) -> Any:
@@ -115,6 +117,8 @@ class ReferenceValue(nn.Module):
 
     def forward(self, obs: th.Tensor | Tokens) -> th.Tensor:
         """[B, 1]"""
+        if not isinstance(obs, Tokens):
+            obs = obs.flatten(1).float()
         value: th.Tensor = self.head(self.encoder(obs))
         return value
 
@@ -130,8 +134,8 @@ class ExpertActor(BasePolicy):
         action_space: spaces.Box,
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
-        layout: ObservationLayout | None,
-        sizes: NetworkSizes,
+        layout: ObservationLayout | dict[str, Any] | None,
+        sizes: NetworkSizes | dict[str, Any],
         gate_scale: float = 5.0,
         normalize_images: bool = True,
     ):
@@ -143,6 +147,12 @@ class ExpertActor(BasePolicy):
             squash_output=True,
         )
         size = get_action_dim(action_space)
+        if isinstance(layout, dict):
+            layout = ObservationLayout.from_dict(layout)
+        if isinstance(sizes, dict):
+            sizes = NetworkSizes.from_kwargs(sizes)
+        self.features_dim, self.layout = features_dim, layout
+        self.sizes, self.gate_scale = sizes, gate_scale
         self.experts = make_experts(features_dim, size, layout, sizes, gate_scale)
 
     def evaluate(self, obs: PyTorchObs) -> PolicyOutput:
@@ -160,3 +170,27 @@ class ExpertActor(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.forward(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "features_extractor": self.features_extractor,
+            "features_dim": self.features_dim,
+            "layout": None if self.layout is None else self.layout.as_dict(),
+            "sizes": self.sizes.as_dict(),
+            "gate_scale": self.gate_scale,
+        }
+
+
+class RegularisedActor(Actor):
+    """TQC's actor with dropout and layer norm in its hidden layers."""
+
+    def __init__(self, *args: Any, dropout: float = 0.0, layer_norm: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.form = Regularisation(dropout, layer_norm)
+        self.latent_pi = perceptron(
+            self.features_dim, list(self.net_arch), self.form, self.activation_fn
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.form._asdict()}

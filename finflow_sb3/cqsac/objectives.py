@@ -90,12 +90,6 @@ class Objectives:
             mean = self.policy.distribution(observations).mean
         return PolicyStep(actions[:, None], log_prob.reshape(-1, 1), None, mean, None)
 
-    def _temperature_loss(
-        self, log_alpha: th.Tensor, entropy: th.Tensor, target_entropy: float
-    ) -> th.Tensor:
-        """J(α) = log α·(H − H*), the gradient that SB3 uses; H = −E log π, shape [B]."""
-        return (log_alpha * (entropy - target_entropy).detach()).mean()
-
     def _target_quantiles(
         self, batch: ReplayBufferSamples, ent_coef: th.Tensor, draws: Draws | None
     ) -> th.Tensor:
@@ -171,7 +165,7 @@ class Objectives:
 
     def _cql_stride(self, batch_size: int) -> int:
         """Every k-th state: online and offline transitions stand one after the other."""
-        return max(1, batch_size // (self.cql_batch_size or batch_size))
+        return -(-batch_size // (self.cql_batch_size or batch_size))
 
     def _calibrated(self, q: th.Tensor, observations: PyTorchObs, uniform: int) -> th.Tensor:
         """Q [C, B, M] with the floor V_ref(s) under policy samples (those after `uniform`)."""

@@ -4,7 +4,9 @@ Under `torchrun` every process steps its own portfolios and draws its own batch 
 transitions; together they make one update on the W·B transitions of all W processes, equal to
 that of one process on the joined batch up to rounding. For that gradients are averaged, the
 load balancing sees the gates of all, and random numbers of an update are drawn for the whole
-batch by every process, from the same seed, each keeping its own rows.
+batch by every process, from the same seed, each keeping its own rows. What a network draws or
+counts by itself (dropout, batch norm) is each process's own, and `cql_batch_size` is of each
+process's batch.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ def connect(device: th.device) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Texts and flags travel between hosts, gradients between devices.
         both = "cpu:gloo,cuda:nccl"
+        if device == th.device("cuda"):
+            th.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(both if device.type == "cuda" else "gloo")
 
 

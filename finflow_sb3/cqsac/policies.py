@@ -19,12 +19,17 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.utils.checkpoint import checkpoint
 
-from finflow_sb3.cqsac.networks import ExpertActor, QuantileCritics, ReferenceValue
+from finflow_sb3.cqsac.networks import (
+    ExpertActor,
+    QuantileCritics,
+    ReferenceValue,
+    RegularisedActor,
+)
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder, make_encoder
 from finflow_sb3.nets.experts import PolicyOutput
-from finflow_sb3.nets.hidden import PLAIN, Regularisation, perceptron
+from finflow_sb3.nets.hidden import PLAIN, Regularisation
 from finflow_sb3.nets.sizes import NetworkSizes, require_regularisation
 
 __all__ = ["CQSACPolicy", "CnnPolicy", "MlpPolicy", "MultiExpertPolicy", "MultiInputPolicy"]
@@ -64,8 +69,8 @@ class CQSACPolicy(TQCPolicy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
-        fusable = issubclass(self.optimizer_class, (th.optim.Adam, th.optim.AdamW))
-        if fusable and not {"fused", "foreach"} & set(self.optimizer_kwargs):
+        fusable = self.optimizer_class in (th.optim.Adam, th.optim.AdamW)
+        if fusable and not {"fused", "foreach", "differentiable"} & set(self.optimizer_kwargs):
             self.optimizer_kwargs = {**self.optimizer_kwargs, "fused": True}
         super()._build(lr_schedule)
         self.reference_value = None
@@ -91,11 +96,10 @@ class CQSACPolicy(TQCPolicy):
         return PolicyOutput(mean, log_std)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        actor = super().make_actor(features_extractor)
-        if self.form != PLAIN:
-            hidden = perceptron(actor.features_dim, actor.net_arch, self.form, actor.activation_fn)
-            actor.latent_pi = hidden.to(self.device)
-        return actor
+        if self.form == PLAIN:
+            return super().make_actor(features_extractor)
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return RegularisedActor(**kwargs, **self.form._asdict()).to(self.device)
 
     def make_critic(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
@@ -235,7 +239,7 @@ class MultiExpertPolicy(CQSACPolicy):
         plain = self.features_extractor_class is FlattenExtractor
         if self.layout is None or not plain or isinstance(obs, dict):
             return obs
-        return self.actor.experts.tokens.view(obs)
+        return self.actor.experts.tokens.view(obs.float())
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

@@ -35,7 +35,7 @@ class Precision:
         if mode not in MODES:
             raise ConfigError(f"mixed_precision: {mode!r} is not one of {', '.join(MODES)}")
         if mode == "auto":
-            old = device.type == "cuda" and not th.cuda.is_bf16_supported()
+            old = device.type == "cuda" and not th.cuda.is_bf16_supported(including_emulation=False)
             mode = "fp16" if old else "bf16"
         if mode == "fp16" and device.type != "cuda":
             raise ConfigError("mixed_precision: fp16 needs CUDA; use bf16")

@@ -22,4 +22,13 @@ def threads_for(module: nn.Module, batch_size: int) -> int:
     widest = max(
         (p.shape[-1] * p.shape[-2] for p in module.parameters() if p.dim() >= 2), default=0
     )
-    return (os.cpu_count() or 1) if widest * batch_size >= WORTH_SHARING else 1
+    return _cores() if widest * batch_size >= WORTH_SHARING else 1
+
+
+def _cores() -> int:
+    """Cores that this process may use, shared with others that `torchrun` started here."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

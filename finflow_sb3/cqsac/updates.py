@@ -51,12 +51,11 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         self._set_learning_rates()
         updates = gradient_steps * self.utd_ratio
         batches = self._batches(batch_size).stream(updates, self.prefetch)
-        # Figures are of the last update in which everything moves.
+        # Figures are of the last update in which the policy moves, if it does.
         due = [step for step in range(updates) if self._policy_is_due(step)] or [updates - 1]
-        self._logs = None
+        logs: dict[str, th.Tensor] = {}
         for step, batch in enumerate(map(self._prepared, batches)):
-            if step == due[-1]:
-                self._logs = {}
+            self._logs = logs if step == due[-1] else None
             if self.use_sde:
                 self.actor.reset_noise()
             moves = self._policy_is_due(step)
@@ -69,7 +68,7 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
             if step % self.target_update_interval == 0:
                 self._update_targets()
         self._n_updates += gradient_steps
-        self._record()
+        self._record(logs)
 
     def _policy_is_due(self, step: int) -> bool:
         """The policy moves after every `utd_ratio` updates of the critics, `policy_delay` times
@@ -94,12 +93,20 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         return th.exp(self.log_ent_coef.detach())
 
     def _update_temperature(self, entropy: th.Tensor) -> None:
-        """A step of α, where it is learned; `entropy` [B] is of the policy before its step."""
+        """A step down J(α) = log α·(H − H*), the loss that SB3 uses, where α is learned.
+
+        Parameters
+        ----------
+        entropy : H of each state, [B], of the policy before its step
+        """
         if self.ent_coef_optimizer is None or self.log_ent_coef is None:
             return
-        loss = self._temperature_loss(self.log_ent_coef, entropy, float(self.target_entropy))
-        self._descend(loss, self.ent_coef_optimizer)
-        self._log(ent_coef_loss=loss)
+        # The loss is linear in log α: its slope needs no backward pass.
+        slope = (entropy - float(self.target_entropy)).mean().reshape(1)
+        self._log(ent_coef_loss=self.log_ent_coef.detach() * slope)
+        self.log_ent_coef.grad = slope
+        self.workers.average_gradients([self.log_ent_coef])
+        self.ent_coef_optimizer.step()
 
     def _update_critics(self, batch: ReplayBufferSamples, ent_coef: th.Tensor) -> None:
         cql_alpha = self._cql_alpha_now()
@@ -162,6 +169,11 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
                 f"offline_fraction is {self.offline_fraction} but there is no offline data; "
                 "call set_offline_data, or set it to 0"
             )
+        if self.offline_fraction > 0.0 and self._vec_normalize_env is not None:
+            raise ConfigError(
+                "offline_fraction: offline data are not scaled by VecNormalize; set it to 0, or "
+                "leave VecNormalize out"
+            )
         assert self.replay_buffer is not None
         return Batches(
             self.replay_buffer,
@@ -209,7 +221,7 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         done = 1.0 - self._current_progress_remaining
         final = self.cql_alpha if self.cql_alpha_final is None else self.cql_alpha_final
         alpha = self.cql_alpha + done * (final - self.cql_alpha)
-        return th.tensor(alpha, device=self.device) if alpha > 0.0 else None
+        return th.full((), alpha, device=self.device) if alpha > 0.0 else None
 
     def _set_learning_rates(self) -> None:
         optimizers = [self.actor.optimizer, self.critic.optimizer]
@@ -228,10 +240,9 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
             for name, value in figures.items():
                 self._logs[name] = value.detach().float().mean()
 
-    def _record(self) -> None:
+    def _record(self, logs: dict[str, th.Tensor]) -> None:
         """Hand the last update's figures to SB3's logger, in one copy from the device."""
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        logs = self._logs or {}
         alpha = self._cql_alpha_now()
         if alpha is not None:
             logs["cql_alpha"] = alpha
@@ -247,6 +258,7 @@ def _parameters(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
 @contextmanager
 def _frozen(parameters: list[th.Tensor]) -> Iterator[None]:
     """Without gradients for them: the actor's loss needs the action's alone."""
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -77,14 +77,16 @@ class Hidden(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of [C, ..., H], or [..., H]."""
+        """Of [C, ..., H], or [..., H]; `x` may be written over."""
         if self.dropout > 0.0:
             x = nn.functional.dropout(x, self.dropout, self.training)
         if self.layer_norm:
             x = self.norm(x)
-        if torch.compiler.is_compiling() and isinstance(self.activation, nn.ReLU):
+        if isinstance(self.activation, nn.ReLU) and torch.compiler.is_compiling():
             compiled: Tensor = _CompiledReLU.apply(x)  # type: ignore[no-untyped-call]
             return compiled
+        if isinstance(self.activation, nn.ReLU):
+            return nn.functional.relu_(x)  # what comes in is needed by nobody else
         out: Tensor = self.activation(x)
         return out
 

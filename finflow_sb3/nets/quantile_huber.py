@@ -91,22 +91,22 @@ def _value_and_slope(quantiles: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     batch, critics, n = quantiles.shape
     m = targets.shape[1]
     # Sums of squares cancel: taken around a middle target and in double they do so at 1e-12.
-    middle = targets[:, m // 2 : m // 2 + 1].double()
-    t = targets.double() - middle
-    q = quantiles.reshape(batch, -1).double() - middle
-    x = torch.cat([q - 1.0, q, q + 1.0], dim=1)
+    both = torch.cat([targets, quantiles.reshape(batch, -1)], dim=1).double()
+    both = both - both[:, m // 2 : m // 2 + 1]
+    t, q = both[:, :m].contiguous(), both[:, m:]
+    steps = torch.tensor([-1.0, 0.0, 1.0], dtype=q.dtype, device=q.device)
+    x = (q[:, None, :] + steps[:, None]).view(batch, -1)
     counts = torch.searchsorted(t, x)
-    prefix = torch.nn.functional.pad(torch.stack([t, t * t]).cumsum(dim=2), (1, 0))
-    first, second = prefix.gather(2, counts.expand(2, -1, -1))
-    f = x * counts - first
-    g = 0.5 * (x * (f - first) + second)
-    f_low, f_mid, f_high = f.chunk(3, dim=1)
-    g_low, g_mid, g_high = g.chunk(3, dim=1)
+    first = torch.nn.functional.pad(t.cumsum(dim=1), (1, 0))
+    second = torch.nn.functional.pad((t * t).cumsum(dim=1), (1, 0))
+    sums = first.gather(1, counts)
+    f = x * counts - sums
+    g = x * (f - sums) + second.gather(1, counts)  # twice G
+    f_low, f_mid, f_high = f.view(batch, 3, -1).unbind(dim=1)
+    g_low, g_mid, g_high = g.view(batch, 3, -1).unbind(dim=1)
     tau = (torch.arange(n, dtype=q.dtype, device=q.device) + 0.5) / n
     tau = tau.repeat(critics)
-    over = prefix[0, :, -1:] - m * (q + 0.5) + g_high - g_mid
-    under = g_mid - g_low
-    value = under + tau * (over - under)
-    slope_under = f_mid - f_low
-    slope = slope_under + tau * (f_high - f_mid - m - slope_under)
+    over = first[:, -1:] - m * (q + 0.5) + 0.5 * (g_high - g_mid)
+    value = torch.lerp(0.5 * (g_mid - g_low), over, tau)
+    slope = torch.lerp(f_mid - f_low, f_high - f_mid - m, tau)
     return value, slope

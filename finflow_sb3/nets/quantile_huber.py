@@ -55,14 +55,14 @@ def _all_pairs(quantiles: Tensor, targets: Tensor) -> Tensor:
     """The definition, O(N·M): value and slope in one loop over pairs, which the compiler fuses."""
     n = quantiles.shape[2]
     q = quantiles.detach()
-    delta = q[:, :, :, None] - targets[:, None, None, :]
+    delta = q[:, None] - targets[:, :, None, None]  # quantiles last: vectors run over them
+    bounded = delta.clamp(-1.0, 1.0)  # the slope of Huber's function
     tau = (torch.arange(n, dtype=q.dtype, device=q.device) + 0.5) / n
-    weight = torch.where(delta > 0.0, 1.0 - tau[:, None], tau[:, None])
-    bounded = weight * delta.clamp(-1.0, 1.0)  # the slope of a pair
-    value = bounded * (delta - 0.5 * delta.clamp(-1.0, 1.0))
-    slope = bounded.sum(dim=3) / delta.numel()
+    slope = torch.where(delta > 0.0, 1.0 - tau, tau) * bounded
+    value = (slope * (delta - 0.5 * bounded)).sum(dim=1)
     # Zero added, with the slope as its gradient.
-    return value.mean() + (slope * (quantiles - q)).sum()
+    moving = (slope.sum(dim=1) * (quantiles - q)).sum()
+    return (value.sum() + moving) / delta.numel()
 
 
 class _SortedQuantileHuber(torch.autograd.Function):

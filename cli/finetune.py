@@ -96,7 +96,8 @@ def command(
     if n_timesteps is not None and sac_episodes is not None:
         raise ConfigError("--n-timesteps and --sac-episodes say the same; give one of the two")
     if resume is not None:
-        own: dict[str, Any] = {"pretrained": pretrained, "dataset": dataset, "sac_episodes": sac_episodes}
+        own: dict[str, Any] = {"pretrained": pretrained, "dataset": dataset}
+        own["sac_episodes"] = sac_episodes
         own |= {**cqsac, "n_timesteps": None, **run}
         refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
         finetuned = _resumed(resume, n_timesteps)

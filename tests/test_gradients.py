@@ -241,20 +241,24 @@ def test_observations_that_nets_share_give_the_same_losses(kind: str, part: int 
 
 
 @pytest.mark.parametrize("kind", ["mlp", "market", "market-full"])
-def test_temperature_loss(kind: str) -> None:
-    """J(α) = log α·(H − H*): its slope is the entropy's distance to its target."""
-    model = model_of(kind)
+def test_temperature_step(kind: str) -> None:
+    """J(α) = log α·(H − H*), SB3's loss: the step is down its slope, the distance H − H*."""
+    model = model_of(kind, learning_rate=1e-2)
+    model.target_entropy, model._logs = -1.5, {}
     states = batch_for(model).observations
     shape = ROWS, model.policy.n_components, model.action_space.shape[0]
     now = model._act(states, torch.randn(*shape, dtype=F64))
-    entropy = now.expected(-now.log_prob)
-    log_alpha = torch.tensor([-0.7], dtype=F64, requires_grad=True)
-
-    def loss() -> torch.Tensor:
-        return model._temperature_loss(log_alpha, entropy, -1.5)
-
-    check_gradient(loss, [log_alpha])
-    assert float(log_alpha.grad) == pytest.approx(float(entropy.detach().mean()) + 1.5, abs=1e-12)
+    entropy = now.expected(-now.log_prob).detach()
+    before = model.log_ent_coef.detach().clone()
+    by_autograd = model.log_ent_coef.detach().clone().requires_grad_()
+    loss = -(by_autograd * (-entropy + model.target_entropy)).mean()
+    loss.backward()
+    model._update_temperature(entropy.to(before.dtype))
+    torch.testing.assert_close(model.log_ent_coef.grad, by_autograd.grad.float())
+    moved = model.log_ent_coef.detach() - before
+    assert float(moved) == pytest.approx(-1e-2 * float(by_autograd.grad.sign()), rel=1e-4)
+    expected = float(before) * (float(entropy.mean()) + 1.5)
+    assert float(model._logs["ent_coef_loss"]) == pytest.approx(expected, abs=1e-5)
     assert all(p.grad is None for p in model.actor.parameters())
 
 

@@ -118,7 +118,7 @@ class ReferenceValue(nn.Module):
     def forward(self, obs: th.Tensor | Tokens) -> th.Tensor:
         """[B, 1]"""
         if not isinstance(obs, Tokens):
-            obs = obs.flatten(1).float()
+            obs = obs.flatten(1).to(self.head.weight.dtype)
         value: th.Tensor = self.head(self.encoder(obs))
         return value
 

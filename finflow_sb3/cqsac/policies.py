@@ -239,7 +239,8 @@ class MultiExpertPolicy(CQSACPolicy):
         plain = self.features_extractor_class is FlattenExtractor
         if self.layout is None or not plain or isinstance(obs, dict):
             return obs
-        return self.actor.experts.tokens.view(obs.float())
+        experts = self.actor.experts
+        return experts.tokens.view(obs.to(experts.look.weight.dtype))
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)

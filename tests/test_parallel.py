@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from parallel_worker import CASES
@@ -100,3 +102,55 @@ def test_stages_that_work_alone_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="collect works in one process"):
         require_alone("collect")
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`finflow finetune` in two processes, from another folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=2", "-m", "finflow_sb3.cli.app", "finetune", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def policies(run: Path, step: int) -> list[dict[str, torch.Tensor]]:
+    name = f"checkpoints/step_{step:012d}/policy.safetensors"
+    return [load_file(path / name) for path in (run, run / "workers" / "1")]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_stops_and_goes_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    closes = 100 * np.exp(np.cumsum(rng.normal(3e-4, 0.01, size=(700, 5)), axis=0))
+    dates = pd.bdate_range("2020-01-01", periods=700)
+    table = pd.DataFrame(closes, index=dates.rename("date"), columns=list("ABCDE"))
+    table.to_csv(tmp_path / "prices.csv")
+    settings = ["prices:prices.csv", "batch_size:32", "offline_fraction:0", "target_entropy:auto"]
+    # Nothing may depend on how long the run is to be.
+    settings += ["cql_alpha_final:null", "checkpoint_interval:1", "episode_length:64"]
+    params = [word for setting in settings for word in ("-p", setting)]
+
+    whole = launch(tmp_path, *params, "--n-timesteps", "640", "--log-dir", "whole")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert whole.stdout.count("Fine-tuned") == 1, "the first process alone prints"
+    half = launch(tmp_path, *params, "--n-timesteps", "320", "--log-dir", "logs")
+    assert half.returncode == 0, half.stderr[-3000:]
+    run = tmp_path / "logs/cqsac/finflow-US20-v0_1"
+    mine, theirs = policies(run, 320)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    again = launch(tmp_path, "--resume", str(run), "--n-timesteps", "640")
+    assert again.returncode == 0, again.stderr[-3000:]
+    expected, _ = policies(tmp_path / "whole/cqsac/finflow-US20-v0_1", 640)
+    for found in policies(run, 640):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    alone = [sys.executable, "-m", "finflow_sb3.cli.app", "finetune", "--resume", str(run)]
+    refused = subprocess.run(alone, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 1 and "2 processes" in refused.stderr

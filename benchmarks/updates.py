@@ -32,7 +32,6 @@ from stable_baselines3 import SAC  # noqa: E402
 from stable_baselines3.common.logger import configure  # noqa: E402
 
 from finflow_sb3.config import EnvSettings, MarketSettings  # noqa: E402
-from finflow_sb3.cqsac.compiling import compiled  # noqa: E402
 from finflow_sb3.cqsac.cqsac import CQSAC  # noqa: E402
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer  # noqa: E402
 from finflow_sb3.envs.observations import observe_source  # noqa: E402
@@ -111,8 +110,7 @@ def bare(quick: bool) -> list[Subject]:
         Subject("CQSAC, eager", make(CQSAC, "MlpPolicy", policy_kwargs=dict(net))),
     ]
     if not quick:
-        faster = make(CQSAC, "MlpPolicy", policy_kwargs=dict(net))
-        faster._parts = compiled(faster._equations())
+        faster = make(CQSAC, "MlpPolicy", policy_kwargs=dict(net), compile="on")
         half = make(CQSAC, "MlpPolicy", policy_kwargs=dict(net), mixed_precision="bf16")
         out += [Subject("CQSAC, compiled", faster), Subject("CQSAC, bf16", half)]
     return out
@@ -132,9 +130,7 @@ def experts(quick: bool) -> list[Subject]:
         Subject("experts, CQL on all states", ours(**CQL)),
     ]
     if not quick:
-        faster = [ours(cql_batch_size=32, **CQL), ours(**CQL)]
-        for model in faster:
-            model._parts = compiled(model._equations())
+        faster = [ours(cql_batch_size=n, compile="on", **CQL) for n in (32, None)]
         out.append(Subject("experts, CQL on 32 states, compiled", faster[0]))
         out.append(Subject("experts, CQL on all states, compiled", faster[1]))
     return out

@@ -65,7 +65,7 @@ def _coerced(name: str, value: Any, hint: Any) -> Any:
     origin = typing.get_origin(hint)
     options = typing.get_args(hint)
     if origin is Literal:
-        if isinstance(value, bool):  # YAML reads on and off so
+        if isinstance(value, bool) and "off" in options:  # YAML reads on and off so
             value = "on" if value else "off"
         if value not in options:
             allowed = ", ".join(str(o) for o in options)

@@ -10,7 +10,7 @@ import torch as th
 
 from finflow_sb3.errors import ConfigError
 
-__all__ = ["MODES", "Parts", "compiled", "pays"]
+__all__ = ["MODES", "Parts", "compiled", "pays", "require_mode"]
 
 MODES = ("off", "auto", "on")
 # Warming up takes 20 to 60 s on a CPU and saves some milliseconds an update.
@@ -26,22 +26,28 @@ class Parts(NamedTuple):
     actor: Callable[..., Any]
 
 
+def require_mode(mode: str) -> None:
+    """Raise a `ConfigError` if `mode` is unknown, or `on` where there is no C++ compiler."""
+    if mode not in MODES:
+        raise ConfigError(f"compile: {mode!r} is not one of {', '.join(MODES)}")
+    if mode == "on" and not _compiler_found():
+        raise ConfigError("compile: on needs a C++ compiler (g++); install one or set it to off")
+
+
 def pays(mode: str, updates: int) -> bool:
     """Whether to compile for a run of so many updates.
 
     Raises
     ------
     ConfigError
-        If `mode` is unknown, or `on` where there is no C++ compiler.
+        As `require_mode` does.
     """
-    if mode not in MODES:
-        raise ConfigError(f"compile: {mode!r} is not one of {', '.join(MODES)}")
-    if mode == "off" or (mode == "auto" and updates < PAYS_AFTER):
-        return False
-    found = th.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
-    if mode == "on" and not found:
-        raise ConfigError("compile: on needs a C++ compiler (g++); install one or set it to off")
-    return bool(found)
+    require_mode(mode)
+    return mode == "on" or (mode == "auto" and updates >= PAYS_AFTER and _compiler_found())
+
+
+def _compiler_found() -> bool:
+    return th.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
 
 
 def compiled(parts: Parts) -> Parts:

@@ -28,7 +28,7 @@ from stable_baselines3.common.type_aliases import (
 )
 
 from finflow_sb3.cqsac.batches import OfflineData
-from finflow_sb3.cqsac.compiling import Parts, compiled, pays
+from finflow_sb3.cqsac.compiling import Parts, compiled, pays, require_mode
 from finflow_sb3.cqsac.parallel import JointNoise, Workers, connect, rank
 from finflow_sb3.cqsac.policies import (
     CnnPolicy,
@@ -264,7 +264,7 @@ class CQSAC(Updates):
         )
 
     def _check_ranges(self) -> None:
-        pays(self.compile, 0)
+        require_mode(self.compile)
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

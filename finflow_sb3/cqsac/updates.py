@@ -51,14 +51,15 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         self._set_learning_rates()
         updates = gradient_steps * self.utd_ratio
         batches = self._batches(batch_size).stream(updates, self.prefetch)
+        due = {step for step in range(updates) if self._policy_is_due(step)}
         # Figures are of the last update in which the policy moves, if it does.
-        due = [step for step in range(updates) if self._policy_is_due(step)] or [updates - 1]
+        told = max(due, default=updates - 1)
         logs: dict[str, th.Tensor] = {}
         for step, batch in enumerate(map(self._prepared, batches)):
-            self._logs = logs if step == due[-1] else None
+            self._logs = logs if step == told else None
             if self.use_sde:
                 self.actor.reset_noise()
-            moves = self._policy_is_due(step)
+            moves = step in due
             normal = self._policy_noise(batch) if moves else None
             ent_coef = self._temperature()
             self._update_critics(batch, ent_coef)

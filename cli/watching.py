@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -40,24 +39,11 @@ def stopped(what: str, command: str, run: Path) -> None:
 
 
 @contextmanager
-def watching(interrupted: str | None = None) -> Iterator[TerminalWatch]:
-    """A watch whose bar ends with the block.
-
-    Parameters
-    ----------
-    interrupted : the command that goes on from a pretraining run which Ctrl-C ended after its
-        first epoch, as in "finetune --pretrained"
-    """
+def watching() -> Iterator[TerminalWatch]:
+    """A watch whose bar ends with the block."""
     watch = TerminalWatch()
     try:
         yield watch
-    except KeyboardInterrupt:
-        watch.close()
-        run = watch.run
-        if interrupted is None or run is None or not (run / "best" / "artefact.json").is_file():
-            raise
-        stopped(f"stopped after epoch {watch.epochs}, the best one is kept", interrupted, run)
-        raise typer.Exit(130) from None
     finally:
         watch.close()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
+    from finflow_sb3.resuming import resume, resume_pretraining
 
     __version__: str
 
@@ -36,6 +37,8 @@ __all__ = [
     "load_prices",
     "pretrain",
     "resolve",
+    "resume",
+    "resume_pretraining",
     "train",
 ]
 
@@ -51,6 +54,8 @@ _HOMES = {
     "load_prices": "market.sources",
     "pretrain": "pipeline",
     "resolve": "config_files",
+    "resume": "resuming",
+    "resume_pretraining": "resuming",
     "train": "pipeline",
 }
 

@@ -9,6 +9,7 @@ __all__ = [
     "DataError",
     "FinflowError",
     "MissingExtraError",
+    "StorageError",
 ]
 
 
@@ -34,3 +35,7 @@ class CheckpointError(FinflowError):
 
 class MissingExtraError(FinflowError):
     """An optional dependency that is not installed."""
+
+
+class StorageError(FinflowError):
+    """A file that cannot be written: no space left, or no permission."""

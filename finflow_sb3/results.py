@@ -42,11 +42,21 @@ class Collected:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining run. `untrained` are the zero action's validation figures."""
+    """A pretraining run.
+
+    Attributes
+    ----------
+    steps : gradient steps done
+    finished : False where it was stopped before its end
+    best_epoch, validation : of what `best/` holds; None and empty before the first epoch ended
+    untrained : the zero action's validation figures
+    """
 
     run: Path
-    dataset: Path
-    best_epoch: int
+    dataset: Path | None
+    steps: int
+    finished: bool
+    best_epoch: int | None
     validation: dict[str, float]
     untrained: dict[str, float]
 

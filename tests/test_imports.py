@@ -14,7 +14,7 @@ import pytest
 
 LAYERS = (
     ("errors",),
-    ("files", "quiet", "_version", "zoo_configs"),
+    ("files", "manifests", "quiet", "stopping", "_version", "zoo_configs"),
     ("config",),
     ("zoo_values",),
     ("config_arguments", "config_documents", "config_files", "config_keys"),
@@ -28,9 +28,10 @@ LAYERS = (
     ("cqsac",),
     ("training",),
     ("results",),
-    ("opening",),
+    ("opening", "run_notes"),
     ("evaluate_run",),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
+    ("resuming",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class MetricsLog:
     def size(self) -> int:
         """Bytes written so far."""
         return self._file.tell()
+
+    def sync(self) -> None:
+        """Have the disk hold all lines so far."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

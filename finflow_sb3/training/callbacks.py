@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
-from finflow_sb3.config import EnvSettings, RunSettings
+from finflow_sb3.config import EnvSettings, RunSettings, Settings
 from finflow_sb3.cqsac.parallel import any_of
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.runs.checkpoints import CheckpointStore
 from finflow_sb3.runs.metrics_log import MetricsLog
-from finflow_sb3.training.state import capture
+from finflow_sb3.runs.provenance import provenance
+from finflow_sb3.stopping import Stop
+from finflow_sb3.training.state import capture, portfolio_buffer
 
 __all__ = ["Schedule", "TrainingCallback"]
 
@@ -61,17 +63,21 @@ class TrainingCallback(BaseCallback):
 
     Parameters
     ----------
+    settings : of the run; each checkpoint has a copy of them
     store : where checkpoints go; None writes none
     on_best : called with the figures when a validation is better than all before
     on_progress : called with the environment steps done
     stop_at : stop at the first boundary at or after this step, checkpoint included
+
+    Attributes
+    ----------
+    stop : looked at at each boundary; a signal may ask it to stop
     """
 
     def __init__(
         self,
         market: ObservedMarket,
-        env: EnvSettings,
-        run: RunSettings,
+        settings: Settings,
         log: MetricsLog,
         store: CheckpointStore | None,
         on_best: Callable[[dict[str, float]], None],
@@ -79,10 +85,10 @@ class TrainingCallback(BaseCallback):
         stop_at: int | None = None,
     ):
         super().__init__()
-        self.market, self.env_settings, self.run, self.log = market, env, run, log
+        self.market, self.settings, self.log = market, settings, log
         self.store, self.on_best, self.on_progress = store, on_best, on_progress
-        self.stop_at, self.stopping = stop_at, False
-        self.schedule = Schedule.of(run, env)
+        self.stop_at, self.stop, self.stopping = stop_at, Stop(), False
+        self.schedule = Schedule.of(settings.run, settings.env_kwargs)
         self.seen = -1
         self.best = -math.inf
         self.last_validation: dict[str, float] = {}
@@ -99,9 +105,9 @@ class TrainingCallback(BaseCallback):
             self._write_line(now)
         better = self._due(self.schedule.validate, before, now) and self._validate(now)
         # Processes that share a batch stop together: a signal may reach them a step apart.
-        self.stopping = any_of(self.stop_at is not None and now >= self.stop_at)
-        due = self._due(self.schedule.checkpoint, before, now) or better
-        if (before >= 0 and due) or self.stopping:
+        reached = self.stop_at is not None and now >= self.stop_at
+        self.stopping = any_of(self.stop.asked or reached)
+        if self._due(self.schedule.checkpoint, before, now) or better or self.stopping:
             self.checkpoint(best=better)
         if self.on_progress is not None:
             self.on_progress(now)
@@ -152,7 +158,7 @@ class TrainingCallback(BaseCallback):
 
     def _validate(self, now: int) -> bool:
         """Whether the present policy is better on validation than all before."""
-        figures = validate(self.market, self.env_settings, self.act)
+        figures = validate(self.market, self.settings.env_kwargs, self.act)
         self.last_validation = figures
         better = figures["sharpe"] > self.best
         self.log.write(now, kind="validation", best=better, **figures)
@@ -168,25 +174,33 @@ class TrainingCallback(BaseCallback):
 
     def checkpoint(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this boundary; `best` protects it until a better one comes."""
-        if self.store is None or not (self.run.save_latest or best or self.stopping):
+        run = self.settings.run
+        if self.store is None or not (run.save_latest or best or self.stopping):
             return None
         model: Any = self.model
         tensors, state = capture(model)
+        self.log.sync()  # a checkpoint says how much of it there is
+        state |= provenance(self.settings, self.log.size)
         state["callback"] = {
             "seen": self.seen,
             "best": self.best if math.isfinite(self.best) else None,
             "last_validation": self.last_validation,
             "episodes": self.episodes,
-            "metrics_size": self.log.size,
         }
-        path = self.store.write(self.seen, tensors, state)
-        if best and self.run.save_best:
+        path = self.store.write(self.seen, tensors, state, portfolio_buffer(model))
+        if best and run.save_best:
             self.store.point("best", path, **self.last_validation)
         return path
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take the callback's part of a checkpoint."""
+    def restore(self, state: dict[str, Any], keep_best: bool = True) -> None:
+        """Take the callback's part of a checkpoint.
+
+        Parameters
+        ----------
+        keep_best : False where the best so far was measured on another validation split
+        """
         self.seen = int(state["seen"])
-        self.best = -math.inf if state["best"] is None else float(state["best"])
-        self.last_validation = dict(state["last_validation"])
         self.episodes = list(state["episodes"])
+        self.last_validation = dict(state["last_validation"])
+        best = state["best"] if keep_best else None
+        self.best = -math.inf if best is None else float(best)

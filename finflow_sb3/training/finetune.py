@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
@@ -21,12 +16,13 @@ from finflow_sb3.cqsac.threads import threads_for
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.files import write_whole
 from finflow_sb3.offline.dataset import OfflineDataset
-from finflow_sb3.pretrain.artefact import Artefact, write_json
+from finflow_sb3.pretrain.artefact import Artefact, write_sealed
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.runs.provenance import metrics_size, same_validation
+from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import TrainingCallback
 from finflow_sb3.training.state import restore
@@ -82,21 +78,20 @@ def run_cqsac(
         torch.set_num_threads(threads_for(model.policy, settings.cqsac.batch_size))
     if report is not None and checkpoint is None and on_seeded is not None:
         on_seeded(report)
-    if checkpoint is not None:
-        restore(model, checkpoint)  # before metrics.jsonl is cut: it may refuse
-    size = checkpoint.state["callback"]["metrics_size"] if checkpoint else None
-    board = folder.tensorboard if settings.run.tensorboard else None
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    if checkpoint is not None:
+        restore(model, checkpoint)  # before anything is cut: it may refuse
+        store.go_on_from(checkpoint)
+    board = folder.tensorboard if settings.run.tensorboard else None
 
     def keep_best(figures: dict[str, float]) -> None:
         if settings.run.save_best:
             _keep_policy(model, market, folder.best, figures, settings)
 
-    with MetricsLog(folder.metrics, board, size) as log:
+    with MetricsLog(folder.metrics, board, metrics_size(checkpoint)) as log:
         callback = TrainingCallback(
             market,
-            settings.env_kwargs,
-            settings.run,
+            settings,
             log,
             store,
             on_best=keep_best,
@@ -104,7 +99,8 @@ def run_cqsac(
             stop_at=stop_at,
         )
         if checkpoint is not None:
-            callback.restore(checkpoint.state["callback"])
+            fits = same_validation(checkpoint, settings)
+            callback.restore(checkpoint.state["callback"], keep_best=fits)
         _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
     if not settings.run.save_best:
         _keep_policy(model, market, folder.last, callback.last_validation, settings)
@@ -168,7 +164,7 @@ def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) 
         callback.init_callback(model)
         callback.finish()
         return
-    with _graceful(callback):
+    with stop_on_signal() as callback.stop:
         model.learn(
             remaining if resumed else total,
             callback=callback,
@@ -177,26 +173,6 @@ def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) 
         )
     if not callback.stopping:
         callback.finish()
-
-
-@contextmanager
-def _graceful(callback: TrainingCallback) -> Iterator[None]:
-    """The first signal stops at the next boundary, a second one at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        if callback.stop_at == 0:
-            raise KeyboardInterrupt
-        callback.stop_at = 0
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _keep_policy(
@@ -208,20 +184,14 @@ def _keep_policy(
 ) -> None:
     """Write the present policy, with what is needed to use it, into the folder `target`."""
     state = model.policy.state_dict()
-    kept = {k: v.detach().cpu().contiguous() for k, v in state.items() if k.startswith("actor.")}
-    write_whole(target / "weights.safetensors", save(kept))
-    write_json(target / "layout.json", market.layout.as_dict())
-    write_json(target / "scaler.json", market.scaler.as_dict())
-    facts = {"step": model.num_timesteps, "validation": figures}
     sizes = getattr(model.policy, "sizes", None)
-    write_json(
-        target / "policy.json",
-        {
-            "format": POLICY_FORMAT,
-            "policy": settings.cqsac.policy,
-            "policy_kwargs": settings.cqsac.policy_kwargs,
-            "sizes": None if sizes is None else sizes.as_dict(),
-            "gate_scale": settings.env_kwargs.gate_scale,
-            "facts": facts,
-        },
-    )
+    head = {
+        "format": POLICY_FORMAT,
+        "policy": settings.cqsac.policy,
+        "policy_kwargs": settings.cqsac.policy_kwargs,
+        "sizes": None if sizes is None else sizes.as_dict(),
+        "gate_scale": settings.env_kwargs.gate_scale,
+        "facts": {"step": model.num_timesteps, "validation": figures},
+    }
+    weights = {name: value for name, value in state.items() if name.startswith("actor.")}
+    write_sealed(target, weights, market.layout, market.scaler, {"policy.json": head})

@@ -131,7 +131,7 @@ def pretrain(
     dataset: str | Path | None = None,
     stop_at: int | None = None,
     watch: Watch | None = None,
-    plan: Mode = "offline",
+    plan: Mode = "full",
 ) -> Pretrained:
     """Learn from offline data with IQL; collects it (or takes it from the cache) if not given.
 

@@ -158,7 +158,11 @@ def test_a_stopped_run_says_so_and_goes_on(work: Work, tmp_path: Path) -> None:
     stopped = pipeline.finetune(settings, work.pretrained.run, stop_at=100)
     resumed = resuming.resume(stopped.run, n_timesteps=160, watch=watch)
     assert (resumed.run, resumed.steps, resumed.finished) == (stopped.run, 160, True)
-    assert watch.heard == ["started cqsac", "Resuming at step 112 of 160."]
+    assert watch.heard == [
+        "cqsac.n_timesteps is 160 from here on; it was 640.",
+        "started cqsac",
+        "Resuming at step 112 of 160.",
+    ]
     assert read_config(stopped.run / "config.yml").cqsac.n_timesteps == 160
     best = max(line["sharpe"] for line in lines(stopped.run) if line["kind"] == "validation")
     assert resumed.best == best

@@ -97,6 +97,8 @@ class CheckpointStore:
             If the disk is full; earlier checkpoints are unharmed.
         """
         sweep(self.folder, f"{PREFIX}*")
+        for leftover in self.folder.glob(".*.json.*"):
+            leftover.unlink()
         final = self.folder / f"{PREFIX}{step:012d}"
         segments = () if rows is None else self.segments.extend(self._written, rows)
         with whole_folder(final) as folder:

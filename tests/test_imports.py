@@ -14,7 +14,7 @@ import pytest
 
 LAYERS = (
     ("errors",),
-    ("files", "quiet", "_version", "zoo_configs"),
+    ("checks", "files", "quiet", "_version", "zoo_configs"),
     ("config",),
     ("zoo_values",),
     ("config_arguments", "config_documents", "config_files", "config_keys"),

@@ -149,7 +149,7 @@ _EVERY = (
     ),
     Check(
         "not_finite",
-        "figures that are NaN or infinite, rewards and weights among them",
+        "figures of an update, rewards and weights that are NaN or infinite",
         "figures",
         "above",
         0.0,

@@ -286,6 +286,22 @@ def test_nothing_new_is_nothing_to_report() -> None:
     assert monitor.verdict(3) == [] and monitor.healthy
 
 
+def test_a_sharpe_ratio_that_is_not_defined_is_no_overflow() -> None:
+    """All in cash without interest: the returns are constant."""
+    monitor = monitor_of(on_warning={"validation_sharpe": "stop"})
+    monitor.validation(math.nan)
+    (event,) = monitor.verdict(1)
+    assert json.loads(json.dumps(event.as_dict(), allow_nan=False)) == {
+        "step": 1,
+        "check": "validation_sharpe",
+        "value": None,
+        "limit": -0.5,
+        "message": "validation_sharpe is not defined: every day returned the same",
+        "action": "stop",
+    }
+    assert not monitor.healthy
+
+
 def test_cooldown_is_between_events_of_one_check() -> None:
     monitor = monitor_of(cooldown=100)
     told = []
@@ -320,33 +336,34 @@ def test_actions_are_the_settings_and_the_strongest_is_due() -> None:
 
 
 def test_after_so_many_rollbacks_the_run_stops() -> None:
-    monitor = monitor_of(max_rollbacks=2, cooldown=50)
+    monitor = monitor_of(max_rollbacks=2, cooldown=5000)
     monitor.update({"critic_loss": 1.0})
     good = json.loads(json.dumps(monitor.state()))
     actions = []
-    for step in (100, 180, 260):
+    for step in (100, 90, 100):
         monitor.update({"critic_loss": math.nan})
         (event,) = monitor.verdict(step)
         actions.append(event.action)
         if event.action == "rollback":
-            monitor.rolled_back(good, 10)
+            monitor.rolled_back(good)
             assert monitor.healthy and monitor.figures()["critic_loss"] == 1.0
     assert actions == ["rollback", "rollback", "stop"]
     assert event.message == "critic_loss is not finite; after 2 rollbacks the run stops"
     assert monitor.summary()["not_finite"]["actions"] == {"rollback": 2, "stop": 1}
 
 
-def test_cooldown_after_a_rollback_counts_from_the_checkpoint() -> None:
+def test_what_comes_back_after_a_rollback_is_seen_at_once() -> None:
     monitor = monitor_of(on_warning={"critic_loss": "rollback"}, cooldown=100)
     good = monitor.state()
     monitor.update({"critic_loss": 30.0})
     assert len(monitor.verdict(1000)) == 1
-    monitor.rolled_back(good, 400)
+    monitor.rolled_back(good)
     seen = []
-    for step in (450, 499, 500):
-        monitor.update({"critic_loss": 30.0})
+    for step in (450, 549, 550):
+        monitor.update({"critic_loss": 25.0})
         seen.append(len(monitor.verdict(step)))
-    assert seen == [0, 0, 1] and monitor.rollbacks == 1
+    assert seen == [1, 0, 1] and monitor.rollbacks == 1
+    assert monitor.summary()["critic_loss"]["worst"] == 30.0
 
 
 # ------------------------------------------------------------------- early stop
@@ -460,7 +477,8 @@ def test_going_on_from_a_state_is_never_having_stopped(
             text = json.dumps(part.state(), allow_nan=False)
             part = monitor_of(**changes)
             part.restore(json.loads(text))
-        assert happen(whole, step, *item) == happen(part, step, *item)
+        found = [happen(monitor, step, *item) for monitor in (whole, part)]
+        assert repr(found[0]) == repr(found[1])
         assert whole.healthy == part.healthy
     assert whole.state() == part.state()
     assert repr(whole.summary()) == repr(part.summary())

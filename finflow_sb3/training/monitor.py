@@ -54,8 +54,9 @@ class Event:
     action: Action
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain, ready for JSON, in which a value that is no number is None."""
+        value = self.value if math.isfinite(self.value) else None
+        return {**dataclasses.asdict(self), "value": value}
 
 
 def due_action(events: Iterable[Event]) -> Action | None:
@@ -161,11 +162,14 @@ class Monitor:
         return [name for name, value in finite.items() if not math.isfinite(value)]
 
     def validation(self, sharpe: float) -> None:
-        """Take the Sharpe ratio of a validation backtest."""
+        """Take the Sharpe ratio of a validation backtest.
+
+        NaN, where every day returned the same, is a warning of its own check and no improvement;
+        nothing has overflown there.
+        """
         if not self.settings.enabled:
             return
         self._note("validation_sharpe", sharpe)
-        self._note_finite([] if math.isfinite(sharpe) else ["validation_sharpe"])
         least = -math.inf if self.best is None else self.best + self.settings.min_improvement
         if math.isfinite(sharpe) and sharpe > least:
             self.best, self.since_best = sharpe, 0
@@ -197,8 +201,9 @@ class Monitor:
             if value is None:
                 continue
             course.level = self.settings.level(name, value)
-            # What is not finite is `not_finite`'s to report.
-            if course.level == "warning" and math.isfinite(value) and self._due(course, step):
+            # What else is not finite is `not_finite`'s to report.
+            own = math.isfinite(value) or name == "validation_sharpe"
+            if course.level == "warning" and own and self._due(course, step):
                 events.append(self._event(course, value, step))
         self.not_finite = []
         patience = self.settings.patience
@@ -225,6 +230,8 @@ class Monitor:
         if check.name == "not_finite":
             verb = "is" if len(self.not_finite) == 1 else "are"
             return f"{', '.join(self.not_finite)} {verb} not finite"
+        if not math.isfinite(value):
+            return f"{check.name} is not defined: every day returned the same"
         side = "under" if check.worse == "below" else "over"
         size = " in magnitude" if check.worse == "away" else ""
         return f"{check.name} {value:.4g} is {side} its limit of {limit:g}{size}"
@@ -294,20 +301,19 @@ class Monitor:
         self.best, self.since_best = state["best"], int(state["since_best"])
         self.validated = bool(state["validated"])
 
-    def rolled_back(self, state: Mapping[str, Any], step: int) -> None:
+    def rolled_back(self, state: Mapping[str, Any]) -> None:
         """Go back with the run to a checkpoint, but keep count of what led there.
 
         Windows, levels and the best validation are the checkpoint's again; events, worst figures
-        and rollbacks stay, and `cooldown` goes on from the checkpoint's step.
+        and rollbacks stay. `cooldown` begins anew: what happens again is to be seen at once.
 
         Parameters
         ----------
         state : the monitor's in the checkpoint
-        step : the checkpoint's
         """
         rollbacks = self.rollbacks + 1
         before = {name: dataclasses.replace(course) for name, course in self.courses.items()}
         self.restore(state)
         self.rollbacks = rollbacks
         for name, course in self.courses.items():
-            course.keep_count(before[name], step)
+            course.keep_count(before[name])

@@ -78,10 +78,12 @@ class Course:
         self.actions[action] = self.actions.get(action, 0) + 1
         self.acted = step
 
-    def keep_count(self, other: Course, step: int) -> None:
-        """Take the events and the worst figure of `other`, which went on past `step` in vain."""
+    def keep_count(self, other: Course) -> None:
+        """Take the events and the worst figure of `other`. Another event may follow at once: what
+        comes back after a rollback is no lasting condition.
+        """
         self.worst, self.warnings, self.actions = other.worst, other.warnings, other.actions
-        self.acted = None if other.acted is None else min(other.acted, step)
+        self.acted = None
 
     def summary(self) -> dict[str, Any]:
         return {

@@ -12,6 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from finflow_sb3.checks import CHECKS, Action, Level, complete_actions, complete_bounds
 from finflow_sb3.errors import ConfigError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "EnvSettings",
     "IQLSettings",
     "MarketSettings",
+    "MonitorSettings",
     "RunSettings",
     "Settings",
 ]
@@ -99,6 +101,8 @@ def _coerced(name: str, value: Any, hint: Any) -> Any:
         except ValueError:
             raise ConfigError(f"{name}: {value!r} is not a whole number") from None
         return _coerced(name, number, int)
+    if origin is dict and isinstance(value, dict):
+        return {key: _coerced(f"{name}.{key}", item, options[1]) for key, item in value.items()}
     kind = origin or hint
     if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
@@ -279,6 +283,40 @@ class RunSettings(Checked):
 
 
 @dataclass(frozen=True)
+class MonitorSettings(Checked):
+    """What fine-tuning is watched for, and what follows a warning. `checks.CHECKS` has the checks.
+
+    The three mappings are by check and complete: what is not given is the check's default.
+    """
+
+    enabled: bool = setting(True, "watch fine-tuning; off makes no check at all")
+    on_warning: dict[str, Action] = setting({}, "by check: off, warn, cut_lr, rollback or stop")
+    warning_limits: dict[str, float] = setting({}, "by check: beyond it is a warning")
+    normal_limits: dict[str, float] = setting({}, "by check: up to it a figure is normal")
+    reward_window: int = setting(2000, "rewards that reward_outlier compares with", 10, 10**6)
+    cut_factor: float = setting(0.5, "learning rates are multiplied by it at a cut", 0.001, 0.999)
+    max_rollbacks: int = setting(3, "rollbacks, after which the run stops instead", 0, 10**6)
+    cooldown: int = setting(5000, "steps between two events of the same check", 0, 10**9)
+    patience: int | None = setting(
+        None, "validations without improvement before an early stop; null is never", 1, 10**6
+    )
+    min_improvement: float = setting(0.0, "of the Sharpe ratio, to count as one", 0.0, 100.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        normal, limits = complete_bounds(self.normal_limits, self.warning_limits)
+        object.__setattr__(self, "on_warning", complete_actions(self.on_warning))
+        object.__setattr__(self, "normal_limits", normal)
+        object.__setattr__(self, "warning_limits", limits)
+
+    def level(self, check: str, value: float) -> Level:
+        """Whether a figure is `ok`, a `notice` or a `warning`; NaN and infinity are a warning."""
+        fixed = CHECKS[check]
+        normal = self.normal_limits.get(check, fixed.normal)
+        return fixed.level(value, normal, self.warning_limits.get(check, fixed.limit))
+
+
+@dataclass(frozen=True)
 class Settings:
     """The resolved configuration of a command, as it is written beside its result."""
 
@@ -289,6 +327,7 @@ class Settings:
     iql: IQLSettings = field(default_factory=IQLSettings)
     cqsac: CQSACSettings = field(default_factory=CQSACSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for YAML and JSON."""

@@ -14,7 +14,7 @@ import pytest
 
 LAYERS = (
     ("errors",),
-    ("files", "manifests", "quiet", "stopping", "_version", "zoo_configs"),
+    ("checks", "files", "manifests", "quiet", "stopping", "_version", "zoo_configs"),
     ("config",),
     ("zoo_values",),
     ("config_arguments", "config_documents", "config_files", "config_keys"),

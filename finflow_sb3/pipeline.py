@@ -307,6 +307,8 @@ def run_finetuning(
         best=outcome.best,
         validation=outcome.validation,
         seeded=None if outcome.seeding is None else outcome.seeding.copied,
+        stopped=outcome.stopped,
+        stability=outcome.stability,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finflow_sb3.cqsac.seeding import SeedReport
 from finflow_sb3.pretrain.run import Epoch
@@ -63,7 +64,15 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A fine-tuning run. `best` is the validation Sharpe of what `best/` holds."""
+    """A fine-tuning run.
+
+    Attributes
+    ----------
+    finished : False where it was stopped before its end
+    best : validation Sharpe of what `best/` holds
+    stopped : why the stability monitor stopped it, None where it did not
+    stability : by check its level, last and worst figure, warnings, and actions by kind
+    """
 
     run: Path
     steps: int
@@ -71,6 +80,8 @@ class Finetuned:
     best: float | None
     validation: dict[str, float]
     seeded: dict[str, int] | None
+    stopped: str | None = None
+    stability: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

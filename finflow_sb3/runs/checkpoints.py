@@ -68,7 +68,7 @@ class CheckpointStore:
     Parameters
     ----------
     folder : where they lie
-    keep : how many to keep; the best and the latest are never removed
+    keep : how many to keep; the latest and those that are pointed to are never removed
     """
 
     def __init__(self, folder: Path, keep: int = 5):
@@ -84,12 +84,14 @@ class CheckpointStore:
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: dict[str, Any],
         rows: Rows | None = None,
+        pointers: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Path:
         """Write the checkpoint of a step, point `latest` to it, remove old ones.
 
         Parameters
         ----------
         rows : what has appended slots; those that no segment holds yet are written
+        pointers : others that are to name it, with facts that they state
 
         Raises
         ------
@@ -109,12 +111,13 @@ class CheckpointStore:
             parts = [segment.as_dict() for segment in segments]
             write_manifest(folder, FORMAT, files, step=step, segments=parts)
         self._written = segments
-        self.point("latest", final)
+        for name, facts in {"latest": {}, **(pointers or {})}.items():
+            self.point(name, final, **facts)
         self._retire(final)
         return final
 
     def point(self, name: str, checkpoint: Path, **facts: Any) -> None:
-        """Let `latest` or `best` name this checkpoint."""
+        """Let `latest`, `best` or another pointer name this checkpoint."""
         content = {"checkpoint": checkpoint.name, **facts}
         write_whole(self.folder / f"{name}.json", json.dumps(content).encode())
 
@@ -123,22 +126,24 @@ class CheckpointStore:
         for path in self.all():
             if path.name > checkpoint.path.name:
                 remove_folder(path)
-        best = self.folder / "best.json"
-        if best.is_file() and not self.pointed("best").is_dir():
-            best.unlink()
+        for pointer in self._pointers():
+            if not self.pointed(pointer.stem).is_dir():
+                pointer.unlink()
         self._written = () if checkpoint.lost else checkpoint.segments
         self.point("latest", checkpoint.path)
 
     def _retire(self, latest: Path) -> None:
         try:
-            best = self.pointed("best") if (self.folder / "best.json").is_file() else latest
+            protected = {latest, *(self.pointed(path.stem) for path in self._pointers())}
         except CheckpointError:
             return  # which one is the best is not known: none is removed
-        protected = {latest, best}
         old = [path for path in self.all() if path not in protected]
         for path in old[: max(0, len(old) + len(protected) - max(self.keep, len(protected)))]:
             remove_folder(path)
         self._retire_segments()
+
+    def _pointers(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
 
     def _retire_segments(self) -> None:
         needed: set[str] = set()
@@ -153,7 +158,7 @@ class CheckpointStore:
     # ---------------------------------------------------------------- reading
 
     def pointed(self, name: str) -> Path:
-        """The checkpoint that `latest` or `best` names.
+        """The checkpoint that a pointer names.
 
         Raises
         ------

@@ -59,6 +59,11 @@ class MetricsLog:
         """Bytes written so far."""
         return self._file.tell()
 
+    def rewind(self, size: int) -> None:
+        """Forget what was written after the first `size` bytes."""
+        self._file.truncate(size)
+        self._file.seek(size)
+
     def sync(self) -> None:
         """Have the disk hold all lines so far."""
         os.fsync(self._file.fileno())

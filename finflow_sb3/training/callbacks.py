@@ -24,7 +24,8 @@ from finflow_sb3.runs.checkpoints import CheckpointStore
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import provenance
 from finflow_sb3.stopping import Stop
-from finflow_sb3.training.state import capture, portfolio_buffer
+from finflow_sb3.training.guard import GOOD, Guard, last_good
+from finflow_sb3.training.state import capture, portfolio_buffer, restore
 
 __all__ = ["Schedule", "TrainingCallback"]
 
@@ -72,6 +73,7 @@ class TrainingCallback(BaseCallback):
     Attributes
     ----------
     stop : looked at at each boundary; a signal may ask it to stop
+    stopping : whether the run ends before its last step
     """
 
     def __init__(
@@ -79,13 +81,14 @@ class TrainingCallback(BaseCallback):
         market: ObservedMarket,
         settings: Settings,
         log: MetricsLog,
+        guard: Guard,
         store: CheckpointStore | None,
         on_best: Callable[[dict[str, float]], None],
         on_progress: Callable[[int], None] | None = None,
         stop_at: int | None = None,
     ):
         super().__init__()
-        self.market, self.settings, self.log = market, settings, log
+        self.market, self.settings, self.log, self.guard = market, settings, log, guard
         self.store, self.on_best, self.on_progress = store, on_best, on_progress
         self.stop_at, self.stop, self.stopping = stop_at, Stop(), False
         self.schedule = Schedule.of(settings.run, settings.env_kwargs)
@@ -101,20 +104,40 @@ class TrainingCallback(BaseCallback):
         if now == self.seen:  # a resumed run has done this boundary's work already
             return
         before, self.seen = self.seen, now
+        self.guard.update()
         if self._due(self.schedule.log, before, now):
             self._write_line(now)
         better = self._due(self.schedule.validate, before, now) and self._validate(now)
+        action = self.guard.judge(now)
+        if action == "rollback" and self._rolled_back():
+            return
         # Processes that share a batch stop together: a signal may reach them a step apart.
         reached = self.stop_at is not None and now >= self.stop_at
-        self.stopping = any_of(self.stop.asked or reached)
+        self.stopping = any_of(self.stop.asked or reached) or self.guard.reason is not None
         if self._due(self.schedule.checkpoint, before, now) or better or self.stopping:
             self.checkpoint(best=better)
         if self.on_progress is not None:
             self.on_progress(now)
 
+    def _rolled_back(self) -> bool:
+        """Go back to the last good checkpoint; False where there is none."""
+        checkpoint = None if self.store is None else last_good(self.store)
+        if checkpoint is None or self.store is None:
+            self.guard.cannot_roll_back()
+            return False
+        model: Any = self.model
+        scale = model.lr_scale
+        restore(model, checkpoint)
+        self.store.go_on_from(checkpoint)
+        self.log.rewind(checkpoint.state["metrics_size"])
+        self.restore(checkpoint.state["callback"])
+        self.guard.rolled_back(checkpoint, scale)
+        return True
+
     def _on_step(self) -> bool:
         if self.stopping:
             return False
+        self.guard.step(self.locals["rewards"], self.locals["dones"])
         for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
             if done:
                 self.episodes.append({name: float(info[name]) for name in EPISODE_FIGURES})
@@ -132,6 +155,7 @@ class TrainingCallback(BaseCallback):
         now = self.model.num_timesteps
         if now != self.seen:
             self.seen = now
+            self.guard.update()
             self._write_line(now)
             self.checkpoint(best=self._validate(now))
         if self.on_progress is not None:
@@ -154,12 +178,14 @@ class TrainingCallback(BaseCallback):
                 values[name] = float(value)
         if gates:
             values["gates"] = gates
+        values |= self.guard.figures()
         self.log.write(now, kind="train", **values)
 
     def _validate(self, now: int) -> bool:
         """Whether the present policy is better on validation than all before."""
         figures = validate(self.market, self.settings.env_kwargs, self.act)
         self.last_validation = figures
+        self.guard.validation(figures["sharpe"])
         better = figures["sharpe"] > self.best
         self.log.write(now, kind="validation", best=better, **figures)
         if better:
@@ -174,12 +200,15 @@ class TrainingCallback(BaseCallback):
 
     def checkpoint(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this boundary; `best` protects it until a better one comes."""
-        run = self.settings.run
+        run, healthy = self.settings.run, self.guard.healthy
         if self.store is None or not (run.save_latest or best or self.stopping):
             return None
+        if self.guard.reason is not None and not healthy:
+            return None  # the run is to go on from before it went wrong
         model: Any = self.model
         tensors, state = capture(model)
         self.log.sync()  # a checkpoint says how much of it there is
+        state["monitor"] = self.guard.state()
         state |= provenance(self.settings, self.log.size)
         state["callback"] = {
             "seen": self.seen,
@@ -187,10 +216,10 @@ class TrainingCallback(BaseCallback):
             "last_validation": self.last_validation,
             "episodes": self.episodes,
         }
-        path = self.store.write(self.seen, tensors, state, portfolio_buffer(model))
+        pointers: dict[str, dict[str, float]] = {GOOD: {}} if healthy else {}
         if best and run.save_best:
-            self.store.point("best", path, **self.last_validation)
-        return path
+            pointers["best"] = self.last_validation
+        return self.store.write(self.seen, tensors, state, portfolio_buffer(model), pointers)
 
     def restore(self, state: dict[str, Any], keep_best: bool = True) -> None:
         """Take the callback's part of a checkpoint.

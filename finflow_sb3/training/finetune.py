@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from finflow_sb3.runs.provenance import metrics_size, same_validation
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import TrainingCallback
+from finflow_sb3.training.guard import Guard
 from finflow_sb3.training.state import restore
 
 __all__ = ["FinetuneOutcome", "run_cqsac"]
@@ -44,6 +46,8 @@ class FinetuneOutcome:
     best : validation Sharpe of what `best/` holds, None before the first validation
     validation : figures of the last validation
     seeding : what was seeded, None for a run from scratch or resumed
+    stopped : why the stability monitor stopped it, None where it did not
+    stability : by check, see `Monitor.summary`
     """
 
     steps: int
@@ -51,6 +55,8 @@ class FinetuneOutcome:
     best: float | None
     validation: dict[str, float]
     seeding: SeedReport | None
+    stopped: str | None
+    stability: dict[str, dict[str, Any]]
 
 
 def run_cqsac(
@@ -89,10 +95,12 @@ def run_cqsac(
             _keep_policy(model, market, folder.best, figures, settings)
 
     with MetricsLog(folder.metrics, board, metrics_size(checkpoint)) as log:
+        guard = Guard(settings.monitor, model, log)
         callback = TrainingCallback(
             market,
             settings,
             log,
+            guard,
             store,
             on_best=keep_best,
             on_progress=on_progress,
@@ -101,6 +109,7 @@ def run_cqsac(
         if checkpoint is not None:
             fits = same_validation(checkpoint, settings)
             callback.restore(checkpoint.state["callback"], keep_best=fits)
+            guard.restore(checkpoint.state["monitor"])
         _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
     if not settings.run.save_best:
         _keep_policy(model, market, folder.last, callback.last_validation, settings)
@@ -110,6 +119,8 @@ def run_cqsac(
         best=callback.best if callback.best > float("-inf") else None,
         validation=callback.last_validation,
         seeding=report,
+        stopped=guard.reason,
+        stability=guard.monitor.summary(),
     )
 
 

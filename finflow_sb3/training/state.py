@@ -27,7 +27,13 @@ from finflow_sb3.runs.tensor_files import TensorFile
 
 __all__ = ["capture", "portfolio_buffer", "portfolio_env", "restore"]
 
-COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_current_progress_remaining",
+    "lr_scale",
+)
 
 Tensors = dict[str, dict[str, Tensor]]
 

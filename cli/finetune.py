@@ -161,7 +161,8 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Finetuned:
 
 
 def check_finished(finetuned: Finetuned | Pretrained, go_on: str) -> None:
-    """Say how to go on with a run that was stopped, and exit with 130.
+    """Say how to go on with a run that was stopped, and exit with 130, or with 1 where the
+    stability monitor stopped it.
 
     Parameters
     ----------
@@ -171,5 +172,7 @@ def check_finished(finetuned: Finetuned | Pretrained, go_on: str) -> None:
         return
     from finflow_sb3.cli.watching import stopped
 
-    stopped(f"stopped at step {finetuned.steps:,}", go_on, finetuned.run)
-    raise typer.Exit(130)
+    reason = getattr(finetuned, "stopped", None)
+    because = "" if reason is None else f" as {reason}"
+    stopped(f"stopped at step {finetuned.steps:,}{because}", go_on, finetuned.run)
+    raise typer.Exit(130 if reason is None else 1)

@@ -20,9 +20,15 @@ from finflow_sb3.config import ANCHORS
 from finflow_sb3.cqsac.seeding import SeedReport
 from finflow_sb3.pipeline import Watch
 from finflow_sb3.pretrain.run import Epoch
+from finflow_sb3.training.monitor import Event
 
 __all__ = ["TerminalWatch", "say", "stopped", "watching"]
 
+ACTIONS = {
+    "cut_lr": "learning rates are cut",
+    "rollback": "back to the last good checkpoint",
+    "stop": "the run stops",
+}
 STAGES = {"episodes": "collecting"}
 WIDE = 116
 READ_EVERY = 1.0
@@ -100,6 +106,10 @@ class TerminalWatch(Watch):
         copied = ", ".join(f"{name} {count:,}" for name, count in report.copied.items())
         console.print(Text(f"Seeded exactly, in parameters: {copied}."))
         console.print(Text(f"Starts fresh: {', '.join(report.fresh)}."))
+
+    def warned(self, event: Event) -> None:
+        what = "" if event.action == "warn" else f": {ACTIONS[event.action]}"
+        say(f"Step {event.step:,}: {event.message}{what}.", "yellow")
 
     def remark(self, text: str) -> None:
         self.close()

@@ -299,6 +299,7 @@ def run_finetuning(
             stop_at,
             on_progress=lambda step: watch.progress("fine-tuning", min(step, total), total),
             on_seeded=watch.seeded,
+            on_event=watch.warned,
         )
     return Finetuned(
         run=folder.path,

@@ -8,6 +8,7 @@ from typing import Any
 
 from finflow_sb3.cqsac.seeding import SeedReport
 from finflow_sb3.pretrain.run import Epoch
+from finflow_sb3.training.monitor import Event
 
 __all__ = ["Collected", "Evaluated", "Finetuned", "Pretrained", "Trained", "Watch"]
 
@@ -26,6 +27,9 @@ class Watch:
 
     def seeded(self, report: SeedReport) -> None:
         """CQSAC was seeded."""
+
+    def warned(self, event: Event) -> None:
+        """The stability monitor warned."""
 
     def remark(self, text: str) -> None:
         """Something worth a line."""

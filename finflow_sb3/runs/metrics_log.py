@@ -60,9 +60,16 @@ class MetricsLog:
         return self._file.tell()
 
     def rewind(self, size: int) -> None:
-        """Forget what was written after the first `size` bytes."""
+        """Forget the lines after the first `size` bytes; events alone stay."""
+        with self.path.open("rb") as file:
+            file.seek(size)
+            dropped = file.readlines()
         self._file.truncate(size)
         self._file.seek(size)
+        for line in dropped:
+            if json.loads(line).get("kind") == "event":
+                self._file.write(line)
+        self._file.flush()
 
     def sync(self) -> None:
         """Have the disk hold all lines so far."""

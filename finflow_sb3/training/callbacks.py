@@ -27,7 +27,7 @@ from finflow_sb3.stopping import Stop
 from finflow_sb3.training.guard import GOOD, Guard, last_good
 from finflow_sb3.training.state import capture, portfolio_buffer, restore
 
-__all__ = ["Schedule", "TrainingCallback"]
+__all__ = ["EndOfTraining", "Schedule", "TrainingCallback"]
 
 EPISODE_FIGURES = ("total_reward", "net_return", "sharpe", "cvar_95", "mean_turnover")
 # A line of metrics.jsonl has the means of so many episodes that ended last.
@@ -57,6 +57,12 @@ class Schedule:
             run.evaluate_interval * env.episode_length,
             run.checkpoint_interval * env.episode_length,
         )
+
+
+class EndOfTraining(Exception):
+    """Ends SB3's loop at a boundary: after a stop on figures that are not finite there must be no
+    further step, as the policy's actions are not numbers.
+    """
 
 
 class TrainingCallback(BaseCallback):
@@ -118,6 +124,8 @@ class TrainingCallback(BaseCallback):
             self.checkpoint(best=better)
         if self.on_progress is not None:
             self.on_progress(now)
+        if self.guard.reason is not None:
+            raise EndOfTraining
 
     def _rolled_back(self) -> bool:
         """Go back to the last good checkpoint; False where there is none."""
@@ -170,7 +178,8 @@ class TrainingCallback(BaseCallback):
                 values[LINE_NAMES[name]] = float(np.mean(figures))
         logged = model.logger.name_to_value
         gates = []
-        for key, value in logged.items():
+        # In the order of names: a resumed run's logger has heard of them in another order.
+        for key, value in sorted(logged.items()):
             name = key.removeprefix("train/")
             if name.startswith("gate_"):
                 gates.append(float(value))
@@ -201,6 +210,7 @@ class TrainingCallback(BaseCallback):
     def checkpoint(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this boundary; `best` protects it until a better one comes."""
         run, healthy = self.settings.run, self.guard.healthy
+        best = best and run.save_best
         if self.store is None or not (run.save_latest or best or self.stopping):
             return None
         if self.guard.reason is not None and not healthy:
@@ -217,7 +227,7 @@ class TrainingCallback(BaseCallback):
             "episodes": self.episodes,
         }
         pointers: dict[str, dict[str, float]] = {GOOD: {}} if healthy else {}
-        if best and run.save_best:
+        if best:
             pointers["best"] = self.last_validation
         return self.store.write(self.seen, tensors, state, portfolio_buffer(model), pointers)
 

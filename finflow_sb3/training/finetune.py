@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import metrics_size, same_validation
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
-from finflow_sb3.training.callbacks import TrainingCallback
+from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback
 from finflow_sb3.training.guard import Guard
+from finflow_sb3.training.monitor import Event
 from finflow_sb3.training.state import restore
 
 __all__ = ["FinetuneOutcome", "run_cqsac"]
@@ -69,6 +71,7 @@ def run_cqsac(
     stop_at: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_seeded: Callable[[SeedReport], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> FinetuneOutcome:
     """Train CQSAC to `settings.cqsac.n_timesteps`, from scratch, from an artefact or from a
     checkpoint of the same run.
@@ -95,7 +98,7 @@ def run_cqsac(
             _keep_policy(model, market, folder.best, figures, settings)
 
     with MetricsLog(folder.metrics, board, metrics_size(checkpoint)) as log:
-        guard = Guard(settings.monitor, model, log)
+        guard = Guard(settings.monitor, model, log, on_event)
         callback = TrainingCallback(
             market,
             settings,
@@ -175,7 +178,7 @@ def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) 
         callback.init_callback(model)
         callback.finish()
         return
-    with stop_on_signal() as callback.stop:
+    with stop_on_signal() as callback.stop, suppress(EndOfTraining):
         model.learn(
             remaining if resumed else total,
             callback=callback,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,14 +30,24 @@ GOOD = "good"
 class Guard:
     """Feeds the monitor with what the model does, and agrees with other processes on what is due.
 
+    Parameters
+    ----------
+    on_event : called with each warning
+
     Attributes
     ----------
     reason : of a stop that the monitor asked for
     """
 
-    def __init__(self, settings: MonitorSettings, model: CQSAC, log: MetricsLog):
+    def __init__(
+        self,
+        settings: MonitorSettings,
+        model: CQSAC,
+        log: MetricsLog,
+        on_event: Callable[[Event], None] | None = None,
+    ):
         env = portfolio_env(model)
-        self.settings, self.model, self.log = settings, model, log
+        self.settings, self.model, self.log, self.on_event = settings, model, log, on_event
         self.monitor = Monitor(settings, env.num_envs, env.layout.action_size)
         self.updates_seen = 0
         self.reason: str | None = None
@@ -116,6 +126,8 @@ class Guard:
         for event in events:
             values = event.as_dict()
             self.log.write(values.pop("step"), kind="event", **values, **more)
+            if self.on_event is not None:
+                self.on_event(event)
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -51,8 +51,10 @@ from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Tra
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
+from finflow_sb3.training.trackers import tracking
 
 __all__ = [
     "Collected",
@@ -170,8 +172,12 @@ def _pretrained(
 ) -> PretrainOutcome:
     total = settings.iql.epochs * settings.iql.steps_per_epoch
     board = folder.tensorboard if settings.run.tensorboard else None
-    with MetricsLog(folder.metrics, board) as log:
-        return run_iql(
+    with (
+        tracking(settings, folder) as tracker,
+        MetricsLog(folder.metrics, board, mirror=tracker.mirror) as log,
+        StatusFile(folder.status, "pretraining", total) as status,
+    ):
+        outcome = run_iql(
             data,
             market,
             settings.env_kwargs,
@@ -181,8 +187,10 @@ def _pretrained(
             log=log,
             on_epoch=watch.epoch,
             on_best=lambda artefact: write_artefact(artefact, folder.best),
-            on_step=lambda step: watch.progress("pretraining", step, total),
+            on_step=status.before(lambda step: watch.progress("pretraining", step, total)),
         )
+        log.hyperparameters(settings.flat(), outcome.best.validation)
+        return outcome
 
 
 def finetune(

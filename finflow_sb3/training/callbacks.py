@@ -156,10 +156,18 @@ class TrainingCallback(BaseCallback):
         self.last_validation = figures
         better = figures["sharpe"] > self.best
         self.log.write(now, kind="validation", best=better, **figures)
+        self._draw_portfolios(now)
         if better:
             self.best = figures["sharpe"]
             self.on_best(figures)
         return better
+
+    def _draw_portfolios(self, now: int) -> None:
+        """What the portfolios that train hold, and how they mix the anchors, as histograms."""
+        env: Any = self.training_env
+        self.log.histogram(now, "portfolios/weights", env.batch.weights)
+        if self.env_settings.action_base == "anchors":
+            self.log.histogram(now, "portfolios/gates", env.batch.gates)
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Deterministic actions of the present policy."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
@@ -27,9 +28,11 @@ from finflow_sb3.pretrain.artefact import Artefact, write_json
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import TrainingCallback
 from finflow_sb3.training.state import restore
+from finflow_sb3.training.trackers import tracking
 
 __all__ = ["FinetuneOutcome", "run_cqsac"]
 
@@ -85,6 +88,8 @@ def run_cqsac(
     if checkpoint is not None:
         restore(model, checkpoint)  # before metrics.jsonl is cut: it may refuse
     size = checkpoint.state["callback"]["metrics_size"] if checkpoint else None
+    step = model.num_timesteps if checkpoint else None
+    total = settings.cqsac.n_timesteps
     board = folder.tensorboard if settings.run.tensorboard else None
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
 
@@ -92,7 +97,11 @@ def run_cqsac(
         if settings.run.save_best:
             _keep_policy(model, market, folder.best, figures, settings)
 
-    with MetricsLog(folder.metrics, board, size) as log:
+    with (
+        tracking(settings, folder) as tracker,
+        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
+        StatusFile(folder.status, "fine-tuning", total, step or 0) as status,
+    ):
         callback = TrainingCallback(
             market,
             settings.env_kwargs,
@@ -100,12 +109,15 @@ def run_cqsac(
             log,
             store,
             on_best=keep_best,
-            on_progress=on_progress,
+            on_progress=status.before(on_progress),
             stop_at=stop_at,
         )
         if checkpoint is not None:
             callback.restore(checkpoint.state["callback"])
-        _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
+        _learn(model, callback, total, checkpoint is not None, tracker.callbacks)
+        status.stopping = callback.stopping
+        if not callback.stopping:
+            log.hyperparameters(settings.flat(), callback.last_validation)
     if not settings.run.save_best:
         _keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
@@ -161,7 +173,13 @@ def _sample_observations(settings: Settings, market: ObservedMarket) -> torch.Te
     return torch.from_numpy(batch.observations())
 
 
-def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) -> None:
+def _learn(
+    model: CQSAC,
+    callback: TrainingCallback,
+    total: int,
+    resumed: bool,
+    others: Sequence[BaseCallback] = (),
+) -> None:
     """SB3's learn, to `total` steps in all, stopping at a boundary on Ctrl-C or SIGTERM."""
     remaining = total - model.num_timesteps
     if remaining <= 0:
@@ -171,7 +189,7 @@ def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) 
     with _graceful(callback):
         model.learn(
             remaining if resumed else total,
-            callback=callback,
+            callback=[callback, *others],
             log_interval=None,
             reset_num_timesteps=not resumed,
         )

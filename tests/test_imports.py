@@ -29,7 +29,7 @@ LAYERS = (
     ("training",),
     ("results",),
     ("opening",),
-    ("evaluate_run",),
+    ("evaluate_run", "plot_runs"),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
     ("cli",),
 )

@@ -62,7 +62,7 @@ class Board:
         """
         known = {f"final/{name}": value for name, value in metrics.items() if value is not None}
         with self._reported():
-            for summary in hparams(dict(settings), known):
+            for summary in hparams(dict(settings), known):  # type: ignore[no-untyped-call]
                 self._writer.file_writer.add_summary(summary)
             for name, value in known.items():
                 self._writer.add_scalar(name, value, step)

@@ -148,7 +148,7 @@ def test_a_run_without_a_status(tmp_path: Path, lines: list[dict[str, Any]], ove
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="no config.yml in it"):
+    with pytest.raises(ArtefactError, match=r"no config\.yml in it"):
         take_snapshot(tmp_path)
     with pytest.raises(ArtefactError, match="no such run"):
         take_snapshot(tmp_path / "none")

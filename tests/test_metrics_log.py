@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,19 @@ def test_tensorboard_on_a_full_disk(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / "board")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert f"{tmp_path / 'board'}: could not be written" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_threads_still_tell_of_their_errors(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", seen.append)
+        with MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "board"):
+            thread = threading.Thread(target=os.stat, args=(tmp_path / "none",))
+            thread.start()
+            thread.join()
+        assert threading.excepthook == seen.append
+    assert [one.exc_type for one in seen] == [FileNotFoundError]
 
 
 # ------------------------------------------------------------------- TensorBoard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -29,6 +31,8 @@ class Board:
 
     def __init__(self, folder: Path, step: int | None = None):
         self.folder = folder
+        self._hook_before = threading.excepthook
+        threading.excepthook = self._hook
         with self._reported():
             # TensorBoard drops events at or after purge_step; the checkpoint's own were drawn
             # before it was taken.
@@ -68,8 +72,18 @@ class Board:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        with self._reported():
-            self._writer.close()
+        try:
+            with self._reported():
+                self._writer.close()
+        finally:
+            if threading.excepthook == self._hook:
+                threading.excepthook = self._hook_before
+
+    def _hook(self, failed: threading.ExceptHookArgs) -> None:
+        """Keep the traceback of TensorBoard's thread to ourselves: the error is told once."""
+        ours = isinstance(failed.thread, _AsyncWriterThread)
+        if not (ours and isinstance(failed.exc_value, OSError)):
+            self._hook_before(failed)
 
     @contextmanager
     def _reported(self) -> Iterator[None]:

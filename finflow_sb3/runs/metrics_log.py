@@ -13,13 +13,15 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.errors import StorageError
-from finflow_sb3.runs.board import Board
+
+if TYPE_CHECKING:
+    from finflow_sb3.runs.board import Board
 
 __all__ = ["MetricsLog"]
 
@@ -62,7 +64,11 @@ class MetricsLog:
         self._size = os.fstat(self._handle).st_size
         self._step = step or 0
         self._mirror = mirror
-        self._board = None if tensorboard is None else Board(tensorboard, step)
+        self._board: Board | None = None
+        if tensorboard is not None:
+            from finflow_sb3.runs.board import Board
+
+            self._board = Board(tensorboard, step)
 
     def write(self, step: int, **values: Any) -> None:
         """One line; numbers that are not finite become null."""

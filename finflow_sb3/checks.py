@@ -16,6 +16,7 @@ from finflow_sb3.errors import ConfigError
 
 __all__ = [
     "ACTIONS",
+    "BY_COLUMN",
     "CHECKS",
     "Action",
     "Check",
@@ -47,7 +48,7 @@ class Check:
     normal, limit : default bounds: past the first is a notice, past the second a warning. A
         figure exactly at a bound is still inside
     fixed : whether the bounds are no setting
-    figure : what lines of `metrics.jsonl` call the same number, None where they have none
+    figure : what updates and validations log the same number as, None where they do not
     action : what follows a warning by default
     lowest : the least bound that makes sense
     """
@@ -62,6 +63,17 @@ class Check:
     action: Action = "warn"
     lowest: float = 0.0
     fixed: bool = False
+
+    @property
+    def column(self) -> str:
+        """What lines of `metrics.jsonl` call the figure that is judged."""
+        return self.figure or {"entropy": "policy_width"}.get(self.name, self.name)
+
+    def normal_range(self, normal: float) -> str:
+        """The normal range in words, with this bound."""
+        if self.worse == "away":
+            return f"{-normal:g} to {normal:g}"
+        return f"{'over' if self.worse == 'below' else 'under'} {normal:g}"
 
     def badness(self, value: float) -> float:
         """A number that grows as the figure gets worse; infinite where it is not finite."""
@@ -161,6 +173,9 @@ _EVERY = (
 
 CHECKS: dict[str, Check] = {check.name: check for check in _EVERY}
 """By name, in the order in which they are reported."""
+
+BY_COLUMN = {check.column: check for check in _EVERY}
+"""By what lines of `metrics.jsonl` call their figures."""
 
 
 def complete_actions(given: Mapping[str, Action]) -> dict[str, Action]:

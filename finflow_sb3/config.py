@@ -7,6 +7,7 @@ splits. Files, environment variables and precedence are in `config_files.py`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from dataclasses import dataclass, field
@@ -280,6 +281,7 @@ class RunSettings(Checked):
     max_checkpoints: int = setting(5, "checkpoints kept", 1, 10**6)
     log_interval: int = setting(2000, "environment steps between lines of metrics.jsonl", 1, 10**9)
     tensorboard: bool = setting(True, "write TensorBoard events")
+    track: Literal["off", "wandb", "mlflow"] = setting("off", "tracker that runs are sent to")
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,16 @@ class Settings:
         """Plain nested dictionaries, ready for YAML and JSON."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
+
+    def flat(self) -> dict[str, bool | int | float | str]:
+        """One level, as in ``{"cqsac.gamma": 0.99}``; what is not plain is written as JSON."""
+        found: dict[str, bool | int | float | str] = {}
+        for section, content in self.as_dict().items():
+            named = content if isinstance(content, dict) else {"": content}
+            for name, value in named.items():
+                plain = isinstance(value, (bool, int, float, str))
+                found[f"{section}.{name}".rstrip(".")] = value if plain else json.dumps(value)
+        return found
 
     def replace(self, **changes: dict[str, Any]) -> Settings:
         """A copy with single settings changed: ``replace(cqsac={"gamma": 0.9})``."""

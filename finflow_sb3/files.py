@@ -6,7 +6,6 @@ target's name last: a process that is killed leaves the old content or the new, 
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -26,8 +25,6 @@ __all__ = [
     "write_whole",
 ]
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
@@ -41,11 +38,7 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            remedy = "free some space and try again"
-        else:
-            remedy = "see that the folder can be written"
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
+        raise StorageError.of(path, error) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -36,9 +36,11 @@ from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import metrics_size, provenance, same_validation
+from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
+from finflow_sb3.training.trackers import tracking
 
 __all__ = [
     "Collected",
@@ -186,8 +188,12 @@ def run_pretraining(
         if not same_validation(checkpoint, settings):
             started.course.best = None
     board = folder.tensorboard if settings.run.tensorboard else None
+    size, step = metrics_size(checkpoint), None if checkpoint is None else checkpoint.step
     with (
-        MetricsLog(folder.metrics, board, metrics_size(checkpoint)) as log,
+        going_on(folder, "pretrain"),
+        tracking(settings, folder) as tracker,
+        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
+        StatusFile(folder.status, "pretraining", total, step or 0) as status,
         stop_on_signal() as ask,
     ):
 
@@ -205,18 +211,22 @@ def run_pretraining(
             log=log,
             on_epoch=watch.epoch,
             on_best=lambda artefact: write_artefact(artefact, folder.best),
-            on_step=lambda step: watch.progress("pretraining", step, total),
+            on_step=status.before(lambda step: watch.progress("pretraining", step, total)),
             on_checkpoint=keep,
             started=started,
             stop=lambda step: ask.asked or (stop_at is not None and step >= stop_at),
         )
+        status.stopping = not outcome.finished
+        validation = {} if outcome.best is None else outcome.best.validation
+        if outcome.finished:
+            log.hyperparameters(settings.flat(), validation)
     return Pretrained(
         run=folder.path,
         dataset=dataset,
         steps=outcome.steps,
         finished=outcome.finished,
         best_epoch=None if outcome.best is None else outcome.best.number,
-        validation={} if outcome.best is None else outcome.best.validation,
+        validation=validation,
         untrained=untrained(market, env),
     )
 

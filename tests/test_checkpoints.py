@@ -209,7 +209,7 @@ def test_a_failure_leaves_nothing_behind(
         genuine(handle)
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(StorageError, match="No space") as caught:
+    with pytest.raises(StorageError, match="disk full") as caught:
         write(store, 2)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()

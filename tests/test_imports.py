@@ -29,7 +29,7 @@ LAYERS = (
     ("training",),
     ("results",),
     ("opening", "run_notes"),
-    ("evaluate_run",),
+    ("evaluate_run", "plot_runs"),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
     ("resuming",),
     ("cli",),

@@ -137,7 +137,7 @@ class TrainingCallback(BaseCallback):
         scale = model.lr_scale
         restore(model, checkpoint)
         self.store.go_on_from(checkpoint)
-        self.log.rewind(checkpoint.state["metrics_size"])
+        self.log.rewind(checkpoint.state["metrics_size"], checkpoint.step)
         self.restore(checkpoint.state["callback"])
         self.guard.rolled_back(checkpoint, scale)
         return True
@@ -197,10 +197,18 @@ class TrainingCallback(BaseCallback):
         self.guard.validation(figures["sharpe"])
         better = figures["sharpe"] > self.best
         self.log.write(now, kind="validation", best=better, **figures)
+        self._draw_portfolios(now)
         if better:
             self.best = figures["sharpe"]
             self.on_best(figures)
         return better
+
+    def _draw_portfolios(self, now: int) -> None:
+        """What the portfolios that train hold, and how they mix the anchors, as histograms."""
+        env: Any = self.training_env
+        self.log.histogram(now, "portfolios/weights", env.batch.weights)
+        if self.settings.env_kwargs.action_base == "anchors":
+            self.log.histogram(now, "portfolios/gates", env.batch.gates)
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Deterministic actions of the present policy."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
@@ -24,12 +25,14 @@ from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import metrics_size, same_validation
+from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback
 from finflow_sb3.training.guard import Guard
 from finflow_sb3.training.monitor import Event
 from finflow_sb3.training.state import restore
+from finflow_sb3.training.trackers import tracking
 
 __all__ = ["FinetuneOutcome", "run_cqsac"]
 
@@ -87,6 +90,7 @@ def run_cqsac(
         torch.set_num_threads(threads_for(model.policy, settings.cqsac.batch_size))
     if report is not None and checkpoint is None and on_seeded is not None:
         on_seeded(report)
+    total = settings.cqsac.n_timesteps
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
     if checkpoint is not None:
         restore(model, checkpoint)  # before anything is cut: it may refuse
@@ -97,7 +101,13 @@ def run_cqsac(
         if settings.run.save_best:
             _keep_policy(model, market, folder.best, figures, settings)
 
-    with MetricsLog(folder.metrics, board, metrics_size(checkpoint)) as log:
+    size = metrics_size(checkpoint)
+    step = None if checkpoint is None else model.num_timesteps
+    with (
+        tracking(settings, folder) as tracker,
+        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
+        StatusFile(folder.status, "fine-tuning", total, step or 0) as status,
+    ):
         guard = Guard(settings.monitor, model, log, on_event)
         callback = TrainingCallback(
             market,
@@ -106,14 +116,17 @@ def run_cqsac(
             guard,
             store,
             on_best=keep_best,
-            on_progress=on_progress,
+            on_progress=status.before(on_progress),
             stop_at=stop_at,
         )
         if checkpoint is not None:
             fits = same_validation(checkpoint, settings)
             callback.restore(checkpoint.state["callback"], keep_best=fits)
             guard.restore(checkpoint.state["monitor"])
-        _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
+        _learn(model, callback, total, checkpoint is not None, tracker.callbacks)
+        status.stopping = callback.stopping
+        if not callback.stopping:
+            log.hyperparameters(settings.flat(), callback.last_validation)
     if not settings.run.save_best:
         _keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
@@ -171,7 +184,13 @@ def _sample_observations(settings: Settings, market: ObservedMarket) -> torch.Te
     return torch.from_numpy(batch.observations())
 
 
-def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) -> None:
+def _learn(
+    model: CQSAC,
+    callback: TrainingCallback,
+    total: int,
+    resumed: bool,
+    others: Sequence[BaseCallback] = (),
+) -> None:
     """SB3's learn, to `total` steps in all, stopping at a boundary on Ctrl-C or SIGTERM."""
     remaining = total - model.num_timesteps
     if remaining <= 0:
@@ -181,7 +200,7 @@ def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) 
     with stop_on_signal() as callback.stop, suppress(EndOfTraining):
         model.learn(
             remaining if resumed else total,
-            callback=callback,
+            callback=[callback, *others],
             log_interval=None,
             reset_num_timesteps=not resumed,
         )

@@ -21,8 +21,6 @@ from finflow_sb3.training.state import portfolio_env
 
 __all__ = ["GOOD", "Guard", "last_good"]
 
-# What a check calls a figure that lines of metrics.jsonl have under another name, or not at all.
-NAMES = {"entropy": "policy_width"}
 GOOD = "good"
 """The pointer to the last checkpoint at which nothing was in warning."""
 
@@ -76,7 +74,7 @@ class Guard:
     def figures(self) -> dict[str, float]:
         """Figures for a line of metrics, beyond those that updates log."""
         found = self.monitor.figures().items()
-        return {NAMES.get(k, k): v for k, v in found if CHECKS[k].figure is None}
+        return {CHECKS[k].column: v for k, v in found if CHECKS[k].figure is None}
 
     # ---------------------------------------------------------------- what is done
 
@@ -124,8 +122,7 @@ class Guard:
 
     def _write(self, events: list[Event], **more: Any) -> None:
         for event in events:
-            values = event.as_dict()
-            self.log.write(values.pop("step"), kind="event", **values, **more)
+            self.log.event(**event.as_dict(), **more)
             if self.on_event is not None:
                 self.on_event(event)
 

@@ -50,7 +50,7 @@ def command(text: str, *paths: Path) -> str:
     return " ".join(["finflow", text, *(shlex.quote(str(path)) for path in paths)])
 
 
-def show_collected(collected: Collected, prices: str) -> None:
+def show_collected(collected: Collected) -> None:
     table = _table("behaviour", "episodes", "mean reward a step", "mean distance")
     for name, (episodes, reward, distance) in collected.behaviours.items():
         row = (f"{episodes:,}", number(reward, "plain"), number(distance, "plain"))
@@ -61,6 +61,7 @@ def show_collected(collected: Collected, prices: str) -> None:
         f"{collected.path}"
     )
     if collected.path.suffix != ".npz":
+        prices = collected.prices
         source = "" if prices == "us20" else f" --prices {shlex.quote(prices)}"
         _line(f"Next: {command('pretrain --dataset', collected.path)}{source}")
 

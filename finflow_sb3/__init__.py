@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
-    from finflow_sb3.resuming import resume, resume_pretraining
+    from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
     from finflow_sb3.runs.snapshot import take_snapshot
 
     __version__: str
@@ -41,6 +41,7 @@ __all__ = [
     "pretrain",
     "resolve",
     "resume",
+    "resume_collecting",
     "resume_pretraining",
     "take_snapshot",
     "train",
@@ -60,6 +61,7 @@ _HOMES = {
     "pretrain": "pipeline",
     "resolve": "config_files",
     "resume": "resuming",
+    "resume_collecting": "resuming",
     "resume_pretraining": "resuming",
     "take_snapshot": "runs.snapshot",
     "train": "pipeline",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from finflow_sb3.config import Settings
+from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.parallel import connect, first_goes_first, from_first, rank, require_alone
 from finflow_sb3.envs.observations import ObservedMarket
@@ -26,6 +27,7 @@ from finflow_sb3.files import present
 from finflow_sb3.offline.behaviours import check_behaviours
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset, require_fit
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
+from finflow_sb3.offline.parts import Parts
 from finflow_sb3.opening import open_market, open_pinned
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
 from finflow_sb3.pretrain.course import Tensors
@@ -50,6 +52,7 @@ __all__ = [
     "Trained",
     "Watch",
     "collect",
+    "collect_into",
     "demo_settings",
     "evaluate",
     "finetune",
@@ -94,7 +97,13 @@ def going_on(folder: RunFolder, verb: str) -> Iterator[None]:
 def collect(
     settings: Settings, save_path: str | Path | None = None, watch: Watch | None = None
 ) -> Collected:
-    """Collect offline data; into the cache, or into `save_path` (`.h5`, or `.npz` to export)."""
+    """Collect offline data; into the cache, or into `save_path` (`.h5`, or `.npz` to export).
+
+    Raises
+    ------
+    CollectionStopped
+        If a signal stops it; `resume_collecting` goes on.
+    """
     require_alone("collect")
     watch = watch or Watch()
     path = None if save_path is None else Path(save_path)
@@ -104,16 +113,35 @@ def collect(
     settings, market = open_pinned(settings, None, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch)
-    else:
-        dataset = collect_dataset(
-            market,
-            settings.env_kwargs,
-            settings.collect,
-            settings.run.seed,
-            on_progress=lambda done, total: watch.progress("episodes", done, total),
-        )
-        (write_npz if path.suffix == ".npz" else write_dataset)(dataset, path)
-    return Collected(path, len(dataset), dataset.n_episodes, dataset.returns_by_behaviour())
+        return _collected(dataset, path, settings)
+    Parts(path).start(plain_yaml(settings).encode())
+    return collect_into(settings, market, path, watch)
+
+
+def collect_into(settings: Settings, market: ObservedMarket, path: Path, watch: Watch) -> Collected:
+    """Collect the dataset of a file, or go on with what was collected for it."""
+    parts = Parts(path)
+    dataset = collect_dataset(
+        market,
+        settings.env_kwargs,
+        settings.collect,
+        settings.run.seed,
+        on_progress=lambda done, total: watch.progress("episodes", done, total),
+        parts=parts,
+    )
+    (write_npz if path.suffix == ".npz" else write_dataset)(dataset, path)
+    parts.remove()
+    return _collected(dataset, path, settings)
+
+
+def _collected(dataset: OfflineDataset, path: Path, settings: Settings) -> Collected:
+    return Collected(
+        path=path,
+        prices=settings.market.prices,
+        transitions=len(dataset),
+        episodes=dataset.n_episodes,
+        behaviours=dataset.returns_by_behaviour(),
+    )
 
 
 def _cached(

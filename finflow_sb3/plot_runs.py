@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.errors import ConfigError, StorageError
 from finflow_sb3.evaluation.learning_page import learning_page
 from finflow_sb3.evaluation.learning_plots import PANELS, Course, learning_plots
 from finflow_sb3.evaluation.plot_style import png_bytes, stacked_png
@@ -118,11 +118,8 @@ def plot_runs(
     try:
         write_whole(png, stacked_png(wide))
         write_whole(html, page.encode())
-    except OSError as error:
-        raise ArtefactError(
-            f"{target}: cannot write the curves ({error.strerror}); choose another folder with "
-            "--output"
-        ) from error
+    except StorageError as error:
+        raise StorageError(f"{error}, or choose another folder with --output") from error
     return Plotted(png, html, figures)
 
 

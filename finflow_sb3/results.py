@@ -37,9 +37,15 @@ class Watch:
 
 @dataclass(frozen=True)
 class Collected:
-    """A dataset on disk, and how each rule did: (episodes, mean reward, mean distance)."""
+    """A dataset on disk, and how each rule did: (episodes, mean reward, mean distance).
+
+    Attributes
+    ----------
+    prices : that it was collected on, as settings name them
+    """
 
     path: Path
+    prices: str
     transitions: int
     episodes: int
     behaviours: dict[str, tuple[int, float, float]]

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 
 from finflow_sb3.config import Settings
-from finflow_sb3.config_files import write_config
+from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.cqsac.parallel import any_of, connect, from_first, rank, require_alone, world_size
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import load_prices
+from finflow_sb3.offline.parts import Parts
 from finflow_sb3.opening import open_pinned
 from finflow_sb3.pipeline import (
+    collect_into,
     finetune,
     is_pretraining,
     offline_data,
@@ -28,7 +30,7 @@ from finflow_sb3.pipeline import (
     transitions_for,
 )
 from finflow_sb3.pretrain.artefact import read_artefact
-from finflow_sb3.results import Finetuned, Pretrained, Trained, Watch
+from finflow_sb3.results import Collected, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.run_notes import NotedMarket, note_market, noted_dataset, noted_market, noted_plan
 from finflow_sb3.runs.checkpoints import (
     Checkpoint,
@@ -40,7 +42,7 @@ from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.provenance import changed_settings, warn_of_other_versions
 from finflow_sb3.training.build import pick_device
 
-__all__ = ["continue_training", "resume", "resume_pretraining"]
+__all__ = ["continue_training", "resume", "resume_collecting", "resume_pretraining"]
 
 MARKET_MAY_CHANGE = ("prices", "train_end", "validation_end")
 ENV_IS_FIXED = ("action_base", "execution_lag", "reward", "episode_length")
@@ -172,6 +174,28 @@ def resume_pretraining(
     total = settings.iql.epochs * settings.iql.steps_per_epoch
     watch.remark(f"Resuming at gradient step {step:,} of {total:,}.")
     return run_pretraining(settings, open.market, data, dataset, folder, watch, checkpoint, stop_at)
+
+
+def resume_collecting(dataset: str | Path, watch: Watch | None = None) -> Collected:
+    """Go on with a collection that was stopped or killed, to the same dataset.
+
+    Parameters
+    ----------
+    dataset : the file that it was to write
+
+    Raises
+    ------
+    ArtefactError
+        If nothing was left of it, or what was left is damaged.
+    """
+    require_alone("collect")
+    path, watch = Path(dataset), watch or Watch()
+    parts = Parts(path)
+    if not parts.plan.is_file():
+        why = "is whole" if path.is_file() else "there is no collection of that name to go on with"
+        raise ArtefactError(f"{path}: {why}; leave --resume out to collect anew")
+    settings, market = open_pinned(read_config(parts.plan), None, watch)
+    return collect_into(settings, market, path, watch)
 
 
 def continue_training(

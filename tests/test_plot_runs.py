@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import finflow_sb3
 from finflow_sb3.cli.app import app
 from finflow_sb3.config_files import write_config
-from finflow_sb3.errors import ArtefactError, ConfigError, DataError
+from finflow_sb3.errors import ArtefactError, ConfigError, DataError, StorageError
 from finflow_sb3.evaluation.learning_plots import Course, learning_plots, moving_mean
 from finflow_sb3.plot_runs import plot_runs
 from finflow_sb3.runs.history import read_history
@@ -248,7 +248,7 @@ def test_what_makes_no_sense_is_refused(named: list[str], smooth: int, words: st
 @pytest.mark.usefixtures("quick")
 def test_a_folder_that_cannot_be_written(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtefactError, match="choose another folder with --output"):
+    with pytest.raises(StorageError, match="choose another folder with --output"):
         plot_runs(runs, tmp_path / "file")
 
 

@@ -15,7 +15,8 @@ from test_metrics_log import hparams_of, read_events
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import read_config
 from finflow_sb3.errors import ConfigError, MissingExtraError
-from finflow_sb3.pipeline import finetune, pretrain, resume
+from finflow_sb3.pipeline import finetune, pretrain
+from finflow_sb3.resuming import resume
 
 
 def needs(name: str) -> pytest.MarkDecorator:

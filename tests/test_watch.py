@@ -102,7 +102,7 @@ def test_a_process_that_was_killed_is_gone(tmp_path: Path, reaped: bool) -> None
 
 @pytest.mark.parametrize(("lines", "over"), [([], False), (COURSE, True)])
 def test_a_run_without_a_status(tmp_path: Path, lines: list[dict[str, Any]], over: bool) -> None:
-    (tmp_path / "config.yml").write_text("")
+    (tmp_path / "config.yml").write_text("default: {}\n")
     found = take_snapshot(write_run(tmp_path, lines))
     assert (found.state, found.over) == ("unknown", over)
     assert ("Nothing is logged yet." in shown(found)) != over
@@ -155,7 +155,7 @@ def test_real_runs_are_seen_from_their_start_to_their_end(
     assert latest.age >= 0.0
 
 
-def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
     class Failing(Looking):
         def progress(self, stage: str, done: int, total: int) -> None:
             super().progress(stage, done, total)
@@ -163,7 +163,6 @@ def test_a_run_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 raise RuntimeError("broken")
 
     looking = Failing()
-    monkeypatch.setattr("finflow_sb3.pipeline.shutil.rmtree", lambda *_: None)
     with pytest.raises(RuntimeError, match="broken"):
         finetune(tiny_settings(tmp_path), watch=looking)
     assert take_snapshot(looking.run).state == "failed"
@@ -186,7 +185,7 @@ def test_the_table_fits_and_is_whole(tmp_path: Path, width: int) -> None:
         "3,000 / 10,000 100 steps/s 0:01:10 left",
         "mean Q !! -150 -10 to 10",
         "critic loss ! 8 under 5",
-        "actor loss !! – under 10",
+        "actor loss !! – -10 to 10",
         "Sharpe 0.700 0.900",
         "best 2,000",
         "defensive 25%",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
 from finflow_sb3.config import EnvSettings, IQLSettings
@@ -78,7 +79,7 @@ def start_iql(
     CheckpointError
         If the checkpoint does not fit the settings.
     """
-    torch.manual_seed(seed)
+    set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     algo = make_iql(settings, market.layout, env.gate_scale, device)
     course = Course() if checkpoint is None else restore(algo, generator, checkpoint)

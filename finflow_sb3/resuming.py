@@ -129,7 +129,7 @@ def resume(
     artefact = read_artefact(seeded) if seeded.is_dir() else None
     open = _reopened(folder, named, settings, prices, _fixed_of_finetuning, watch)
     settings, checkpoint = open.settings, open.checkpoint
-    step = 0 if checkpoint is None else checkpoint.state["counters"]["num_timesteps"]
+    step = 0 if checkpoint is None else checkpoint.step
     if prices is not None and step >= settings.cqsac.n_timesteps:
         raise ConfigError(
             f"{folder.path}: has done all its {step:,} steps; say with --n-timesteps how many it "

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finflow_sb3.errors import CheckpointError
 from finflow_sb3.pretrain.artefact import stacked_weights
 from finflow_sb3.pretrain.iql import ExpertIQL
-from finflow_sb3.runs.checkpoints import Checkpoint
+from finflow_sb3.runs.checkpoints import Checkpoint, fitting
 from finflow_sb3.runs.random_state import (
     global_random_state,
     optimizer_state,
@@ -103,14 +102,8 @@ def restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint)
     CheckpointError
         If the checkpoint does not fit it.
     """
-    try:
+    with fitting(checkpoint):
         return _restore(algo, generator, checkpoint)
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{checkpoint.path}: does not fit these settings ({reason}); resume with the "
-            "config.yml of the run"
-        ) from None
 
 
 def _restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint) -> Course:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from finflow_sb3.manifests import MANIFEST, Digest, read_manifest, write_manifes
 from finflow_sb3.runs.segments import Rows, Segment, SegmentStore
 from finflow_sb3.runs.tensor_files import TensorFile, write_tensors
 
-__all__ = ["Checkpoint", "CheckpointStore", "named_checkpoint", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointStore",
+    "fitting",
+    "named_checkpoint",
+    "read_checkpoint",
+]
 
 FORMAT = "finflow-checkpoint-2"
 STATE = "state.json"
@@ -212,6 +219,25 @@ class CheckpointStore:
         if damaged:
             raise CheckpointError(f"{damaged[0]}; no other checkpoint of this run is whole")
         return None
+
+
+@contextmanager
+def fitting(checkpoint: Checkpoint) -> Iterator[None]:
+    """What is taken from a checkpoint within the block has to be what is looked for.
+
+    Raises
+    ------
+    CheckpointError
+        If something is missing, or of another kind or shape.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit these settings ({reason}); resume with the "
+            "config.yml of the run"
+        ) from None
 
 
 def read_checkpoint(path: Path, salvage: bool = False) -> Checkpoint:

@@ -10,7 +10,7 @@ import torch
 
 from finflow_sb3._version import installed_version
 from finflow_sb3.config import Settings
-from finflow_sb3.runs.checkpoints import Checkpoint
+from finflow_sb3.runs.checkpoints import Checkpoint, fitting
 
 __all__ = [
     "changed_settings",
@@ -35,12 +35,16 @@ def provenance(settings: Settings, size: int) -> dict[str, Any]:
 
 def metrics_size(checkpoint: Checkpoint | None) -> int | None:
     """Bytes of `metrics.jsonl` to keep, None of a new run."""
-    return None if checkpoint is None else int(checkpoint.state["metrics_size"])
+    if checkpoint is None:
+        return None
+    with fitting(checkpoint):
+        return int(checkpoint.state["metrics_size"])
 
 
 def changed_settings(checkpoint: Checkpoint, now: Settings) -> list[tuple[str, Any, Any]]:
     """Dotted name, value when the checkpoint was written and value now, where they differ."""
-    before = _flat(checkpoint.state.get("settings", {}))
+    with fitting(checkpoint):
+        before = _flat(checkpoint.state["settings"])
     after = _flat(now.as_dict())
     return [(k, before[k], after[k]) for k in after if k in before and before[k] != after[k]]
 
@@ -53,8 +57,10 @@ def same_validation(checkpoint: Checkpoint, now: Settings) -> bool:
 
 def warn_of_other_versions(checkpoint: Checkpoint, warn: Callable[[str], None]) -> None:
     """Say what differs from what a checkpoint was made with: it may move the last bits."""
-    before, now = checkpoint.state.get("made_with", {}), _made_with()
-    differing = [f"{k} {before[k]} is now {now[k]}" for k in now if before.get(k, now[k]) != now[k]]
+    now = _made_with()
+    with fitting(checkpoint):
+        before = {name: checkpoint.state["made_with"].get(name, now[name]) for name in now}
+    differing = [f"{k} {before[k]} is now {now[k]}" for k in now if before[k] != now[k]]
     if differing:
         warn(f"Not bit for bit as before: {', '.join(differing)}.")
 

@@ -21,7 +21,7 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact, write_sealed
-from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
+from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, fitting
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import metrics_size, same_validation
@@ -120,9 +120,10 @@ def run_cqsac(
             stop_at=stop_at,
         )
         if checkpoint is not None:
-            fits = same_validation(checkpoint, settings)
-            callback.restore(checkpoint.state["callback"], keep_best=fits)
-            guard.restore(checkpoint.state["monitor"])
+            with fitting(checkpoint):
+                same = same_validation(checkpoint, settings)
+                callback.restore(checkpoint.state["callback"], keep_best=same)
+                guard.restore(checkpoint.state["monitor"])
         _learn(model, callback, total, checkpoint is not None, tracker.callbacks)
         status.stopping = callback.stopping
         if not callback.stopping:

@@ -16,7 +16,7 @@ from finflow_sb3.cqsac.parallel import JointNoise
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import CheckpointError
-from finflow_sb3.runs.checkpoints import Checkpoint
+from finflow_sb3.runs.checkpoints import Checkpoint, fitting
 from finflow_sb3.runs.random_state import (
     global_random_state,
     optimizer_state,
@@ -84,19 +84,13 @@ def restore(model: CQSAC, checkpoint: Checkpoint) -> None:
     CheckpointError
         If the checkpoint does not fit the model.
     """
-    try:
+    with fitting(checkpoint):
         _restore(model, checkpoint.tensors, checkpoint.state)
         pieces = list(checkpoint.rows())
         stop = int(checkpoint.state["replay"]["stop"])
         if checkpoint.lost:  # those that are left are counted anew
             stop = pieces[-1][1] if pieces else 0
         portfolio_buffer(model).restore(pieces, stop)
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{checkpoint.path}: does not fit these settings ({reason}); resume with the "
-            "config.yml of the run"
-        ) from None
 
 
 def _restore(model: CQSAC, tensors: Mapping[str, TensorFile], state: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ what was written and measured. The command line adds parsing and printing.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import torch
 
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import write_config
-from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.compiling import require_mode
 from finflow_sb3.cqsac.parallel import (
     any_of,
     connect,
@@ -27,6 +26,7 @@ from finflow_sb3.cqsac.parallel import (
     require_alone,
     world_size,
 )
+from finflow_sb3.cqsac.precision import Precision
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
@@ -35,7 +35,6 @@ from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
-from finflow_sb3.offline.behaviours import check_behaviours
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset, require_fit
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
 from finflow_sb3.opening import open_market, open_pinned
@@ -104,7 +103,6 @@ def collect(
     path = None if save_path is None else Path(save_path)
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
         raise ConfigError(f"{path}: a dataset ends in .h5 or .npz")
-    check_behaviours(settings.collect.behaviours)
     settings, market = open_pinned(settings, None, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch)
@@ -140,7 +138,6 @@ def pretrain(
     watch = watch or Watch()
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    check_behaviours(settings.collect.behaviours)
     device = pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
     if dataset is None:
@@ -222,13 +219,10 @@ def finetune(
 
 
 def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
-    """Refuse what would come to light only after the anchors were fitted."""
-    pick_device(settings.run.device)
-    name, known = settings.cqsac.policy, CQSAC.policy_aliases
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"policy: {name!r} is not known; {hint}")
+    """Refuse what this machine lacks before anchors are fitted, or a network pretrained."""
+    device = torch.device(pick_device(settings.run.device))
+    require_mode(settings.cqsac.compile)
+    Precision(settings.cqsac.mixed_precision, device)
     if dataset is not None and settings.cqsac.offline_fraction == 0.0:
         raise ConfigError(
             f"{dataset}: would not be used, as offline_fraction is 0; "
@@ -236,8 +230,6 @@ def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
         )
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    if dataset is None and settings.cqsac.offline_fraction > 0.0:
-        check_behaviours(settings.collect.behaviours)
 
 
 def resume(
@@ -420,6 +412,8 @@ def train(
     pretrained = finetuned = None
     if mode == "demo":
         settings = demo_settings(settings)
+    if mode != "offline":
+        _check_finetune(settings, None)
     if mode != "online":
         pretrained = pretrain(settings, dataset, watch)
     if mode != "offline":

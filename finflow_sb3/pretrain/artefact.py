@@ -30,7 +30,7 @@ from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import write_whole
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.sizes import NetworkSizes
+from finflow_sb3.network_sizes import NetworkSizes
 
 __all__ = [
     "Artefact",

@@ -22,6 +22,7 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.runs.checkpoints import CheckpointStore
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.training.known_callbacks import KnownCallbacks
 from finflow_sb3.training.state import capture
 
 __all__ = ["Schedule", "TrainingCallback"]
@@ -65,6 +66,7 @@ class TrainingCallback(BaseCallback):
     on_best : called with the figures when a validation is better than all before
     on_progress : called with the environment steps done
     stop_at : stop at the first boundary at or after this step, checkpoint included
+    known : callbacks that run beside it, whose counters its checkpoints hold
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class TrainingCallback(BaseCallback):
         on_best: Callable[[dict[str, float]], None],
         on_progress: Callable[[int], None] | None = None,
         stop_at: int | None = None,
+        known: KnownCallbacks | None = None,
     ):
         super().__init__()
+        self.known = known or KnownCallbacks([])
         self.market, self.env_settings, self.run, self.log = market, env, run, log
         self.store, self.on_best, self.on_progress = store, on_best, on_progress
         self.stop_at, self.stopping = stop_at, False
@@ -178,6 +182,7 @@ class TrainingCallback(BaseCallback):
             "last_validation": self.last_validation,
             "episodes": self.episodes,
             "metrics_size": self.log.size,
+            "known": self.known.state(),
         }
         path = self.store.write(self.seen, tensors, state)
         if best and self.run.save_best:
@@ -190,3 +195,4 @@ class TrainingCallback(BaseCallback):
         self.best = -math.inf if state["best"] is None else float(state["best"])
         self.last_validation = dict(state["last_validation"])
         self.episodes = list(state["episodes"])
+        self.known.restore(state.get("known", self.known.state()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
@@ -29,6 +30,7 @@ from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import TrainingCallback
+from finflow_sb3.training.known_callbacks import known_callbacks
 from finflow_sb3.training.state import restore
 
 __all__ = ["FinetuneOutcome", "run_cqsac"]
@@ -87,6 +89,7 @@ def run_cqsac(
     size = checkpoint.state["callback"]["metrics_size"] if checkpoint else None
     board = folder.tensorboard if settings.run.tensorboard else None
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    known = known_callbacks(settings, market, folder.path)
 
     def keep_best(figures: dict[str, float]) -> None:
         if settings.run.save_best:
@@ -102,10 +105,11 @@ def run_cqsac(
             on_best=keep_best,
             on_progress=on_progress,
             stop_at=stop_at,
+            known=known,
         )
         if checkpoint is not None:
             callback.restore(checkpoint.state["callback"])
-        _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
+        _learn(model, callback, settings.cqsac.n_timesteps, checkpoint is not None, [known])
     if not settings.run.save_best:
         _keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
@@ -128,13 +132,8 @@ def prepare(
     Raises
     ------
     ConfigError
-        If observations are to be normalised once more, or a seeded entropy has no seed.
+        If a seeded entropy has no seed.
     """
-    if settings.cqsac.normalize:
-        raise ConfigError(
-            "normalize: observations are scaled by the market's own scaler, which travels with "
-            "every artefact; set it to false"
-        )
     env = build_env(market, settings.env_kwargs, settings.cqsac, settings.run.seed)
     model = build_model(env, market, settings.env_kwargs, settings.cqsac, settings.run, artefact)
     if dataset is not None and settings.cqsac.offline_fraction > 0.0:
@@ -161,7 +160,13 @@ def _sample_observations(settings: Settings, market: ObservedMarket) -> torch.Te
     return torch.from_numpy(batch.observations())
 
 
-def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) -> None:
+def _learn(
+    model: CQSAC,
+    callback: TrainingCallback,
+    total: int,
+    resumed: bool,
+    others: Sequence[BaseCallback] = (),
+) -> None:
     """SB3's learn, to `total` steps in all, stopping at a boundary on Ctrl-C or SIGTERM."""
     remaining = total - model.num_timesteps
     if remaining <= 0:
@@ -171,7 +176,7 @@ def _learn(model: CQSAC, callback: TrainingCallback, total: int, resumed: bool) 
     with _graceful(callback):
         model.learn(
             remaining if resumed else total,
-            callback=callback,
+            callback=[callback, *others],
             log_interval=None,
             reset_num_timesteps=not resumed,
         )

@@ -17,7 +17,7 @@ from finflow_sb3.cli.console import set_quiet
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
 
-__all__ = ["Shared", "shared_options", "shared_settings"]
+__all__ = ["Shared", "shared_options", "shared_settings", "shared_sources"]
 
 
 def _option(*names: str, help: str, **details: Any) -> Any:
@@ -99,13 +99,15 @@ def shared_options(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def shared_settings(shared: Shared, algo: str | None, **sections: dict[str, Any]) -> Settings:
+def shared_settings(
+    shared: Shared, algo: str | None, base: Settings | None = None, /, **sections: dict[str, Any]
+) -> Settings:
     """Settings of a command from the shared options and its own flags.
 
     Parameters
     ----------
     shared : the shared options
-    algo : the command's algorithm, as for `finflow_sb3.config_files.resolve`
+    algo, base : as for `finflow_sb3.config_files.resolve`
     sections : the command's own flags by section, as ``iql={"epochs": epochs}``; a flag that is
         None was not given
 
@@ -114,9 +116,13 @@ def shared_settings(shared: Shared, algo: str | None, **sections: dict[str, Any]
     ConfigError
         As `finflow_sb3.config_files.resolve` does.
     """
-    from finflow_sb3.config_files import DEFAULT_ENV, only_environment, resolve
+    from finflow_sb3.config_files import resolve
 
-    files = shared.config or []
+    return resolve(**shared_sources(shared, sections), algo=algo, base=base)
+
+
+def shared_sources(shared: Shared, sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The shared options and a command's own flags, as `resolve` takes them."""
     log_dir = None if shared.log_dir is None else str(shared.log_dir)
     run = {"seed": shared.seed, "device": shared.device, "log_dir": log_dir}
     flags = {
@@ -124,14 +130,13 @@ def shared_settings(shared: Shared, algo: str | None, **sections: dict[str, Any]
         "market": {"prices": shared.prices, **sections.get("market", {})},
         "run": {**run, **sections.get("run", {})},
     }
-    return resolve(
-        shared.env or only_environment(files) or DEFAULT_ENV,
-        algo=algo,
-        files=files,
-        preset=shared.preset,
-        params=shared.param or [],
-        flags={section: _given(values) for section, values in flags.items()},
-    )
+    return {
+        "env": shared.env,
+        "files": shared.config or [],
+        "preset": shared.preset,
+        "params": shared.param or [],
+        "flags": {section: _given(values) for section, values in flags.items()},
+    }
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

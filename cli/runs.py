@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +71,6 @@ def settings_from(run: Path, shared: Shared, algo: str, /, **sections: dict[str,
     The order of `finflow_sb3.config_files.resolve` holds, with the run's settings in the place
     of the packaged defaults.
     """
-    from finflow_sb3.config_documents import entry_layer, presets
-    from finflow_sb3.config_files import only_environment, read_config, write_config
+    from finflow_sb3.config_files import read_config
 
-    inherited = read_config(run / "config.yml")
-    env = shared.env or only_environment(shared.config or []) or inherited.env
-    if shared.preset in presets():  # files rank above presets, and the run comes as a file
-        for (section, name), given in entry_layer(presets()[shared.preset], None, "").items():
-            inherited = inherited.replace(**{section: {name: given.value}})
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "config.yml"
-        write_config(dataclasses.replace(inherited, env=env), base)
-        files = [base, *(shared.config or [])]
-        return shared_settings(dataclasses.replace(shared, env=env, config=files), algo, **sections)
+    return shared_settings(shared, algo, read_config(run / "config.yml"), **sections)

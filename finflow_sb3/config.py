@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
+from finflow_sb3 import config_forms as forms
 from finflow_sb3.checks import CHECKS, Action, Level, complete_actions, complete_bounds
-from finflow_sb3.errors import ConfigError
+from finflow_sb3.config_callbacks import known_callbacks
+from finflow_sb3.config_checks import check_settings, known_environment
+from finflow_sb3.config_fields import Checked, setting
+from finflow_sb3.config_policies import known_policy
+from finflow_sb3.zoo_values import schedule
 
 __all__ = [
     "ANCHORS",
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 ANCHORS = ("volatility", "correlation", "momentum", "defensive", "growth")
-BEHAVIOURS = (
+Behaviour = Literal[
     "anchor",
     "mixture",
     "gate_walk",
@@ -39,106 +42,22 @@ BEHAVIOURS = (
     "equal_weight",
     "buy_and_hold",
     "cash_heavy",
-)
-
-T = TypeVar("T")
-
-
-def setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its description and its range (both ends included)."""
-    metadata = {"help": help, "low": low, "high": high}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-class Checked:
-    """Checks types and ranges of a settings dataclass when it is made."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _coerced(item.name, getattr(self, item.name), hints[item.name])
-            object.__setattr__(self, item.name, value)
-            _check_range(item, value)
-
-
-def _coerced(name: str, value: Any, hint: Any) -> Any:
-    """`value` as `hint` asks for it: YAML's 3 is a float where one is due, "1e-3" too."""
-    origin = typing.get_origin(hint)
-    options = typing.get_args(hint)
-    if origin is Literal:
-        if isinstance(value, bool) and "off" in options:  # YAML reads on and off so
-            value = "on" if value else "off"
-        if value not in options:
-            allowed = ", ".join(str(o) for o in options)
-            raise ConfigError(f"{name}: {value!r} is not one of {allowed}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        for option in options:
-            if option is not type(None):
-                try:
-                    return _coerced(name, value, option)
-                except ConfigError:
-                    continue
-        wanted = " or ".join(_type_name(o) for o in options)
-        raise ConfigError(f"{name}: {value!r} is not {wanted}")
-    if origin is tuple:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{name}: {value!r} is not a list")
-        return tuple(_coerced(name, v, options[0]) for v in value)
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            raise ConfigError(f"{name}: {value!r} is not a number") from None
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is int and isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            raise ConfigError(f"{name}: {value!r} is not a whole number") from None
-        return _coerced(name, number, int)
-    if origin is dict and isinstance(value, dict):
-        return {key: _coerced(f"{name}.{key}", item, options[1]) for key, item in value.items()}
-    kind = origin or hint
-    if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
-        return value
-    raise ConfigError(f"{name}: {value!r} is not {_type_name(hint)}")
-
-
-def _type_name(hint: Any) -> str:
-    names = {
-        float: "a number",
-        int: "a whole number",
-        str: "a text",
-        bool: "true or false",
-        dict: "a mapping",
-        type(None): "null",
-    }
-    return names.get(typing.get_origin(hint) or hint, str(hint))
-
-
-def _check_range(item: dataclasses.Field[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    low, high = item.metadata.get("low"), item.metadata.get("high")
-    if value != value or (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"{'-inf' if low is None else low} to {'inf' if high is None else high}"
-        raise ConfigError(f"{item.name}: {value!r} is out of range ({bounds})")
+]
+BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 
 
 @dataclass(frozen=True)
 class MarketSettings(Checked):
     """Where prices come from, how they are split, and how the anchors are fitted."""
 
-    prices: str = setting("us20", "us20, a file (CSV, CSV.gz, Parquet) or yahoo:SYMBOL,...")
+    prices: str = setting(
+        "us20", "us20, a file (CSV, CSV.gz, Parquet) or yahoo:SYMBOL,...", form=forms.not_empty
+    )
     max_gap: int = setting(5, "longest gap in days that is forward-filled", 0, 60)
-    train_end: str | None = setting(None, "last day of the training split (else train_fraction)")
-    validation_end: str | None = setting(None, "last day of the validation split")
+    train_end: str | None = setting(
+        None, "last day of the training split (else train_fraction)", form=forms.date
+    )
+    validation_end: str | None = setting(None, "last day of the validation split", form=forms.date)
     train_fraction: float = setting(0.6, "share of the usable days for training", 0.05, 0.95)
     validation_fraction: float = setting(0.15, "share for validation", 0.01, 0.9)
     anchor_refit: int = setting(21, "days between refits of the anchors", 1, 252)
@@ -185,7 +104,9 @@ class CollectSettings(Checked):
 
     episodes: int = setting(1000, "episodes", 1, 10_000_000)
     n_envs: int = setting(64, "portfolios in the batch", 1, 100_000)
-    behaviours: tuple[str, ...] = setting(BEHAVIOURS, "rules, drawn in equal shares")
+    behaviours: tuple[Behaviour, ...] = setting(
+        BEHAVIOURS, "rules, drawn in equal shares", form=forms.not_empty
+    )
     noise: float = setting(0.1, "standard deviation of the noise around each action", 0.0, 1.0)
 
 
@@ -216,10 +137,15 @@ class CQSACSettings(Checked):
 
     n_timesteps: int = setting(252_000, "environment steps, over all portfolios", 1, 10**10)
     n_envs: int = setting(16, "portfolios in the batch", 1, 100_000)
-    normalize: bool = setting(False, "VecNormalize; refused on a seeded run")
-    policy: str = setting("MultiExpertPolicy", "policy class")
+    normalize: bool | dict[str, Any] = setting(False, "VecNormalize; not of portfolios")
+    callback: tuple[Any, ...] = setting(
+        (), "SB3's callbacks by name, with arguments as a mapping", form=known_callbacks
+    )
+    policy: str = setting("MultiExpertPolicy", "policy class", form=known_policy)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
-    learning_rate: float | str = setting(3e-4, "a number or a schedule such as lin_3e-4")
+    learning_rate: float | str = setting(
+        3e-4, "a number or a schedule such as lin_3e-4", form=schedule
+    )
     actor_lr: float | None = setting(None, "where it differs from learning_rate", 0.0, 1.0)
     critic_lr: float | None = setting(None, "where it differs from learning_rate", 0.0, 1.0)
     buffer_size: int = setting(50_000, "transitions kept", 1, 10**9)
@@ -232,11 +158,15 @@ class CQSACSettings(Checked):
     utd_ratio: int = setting(1, "critic updates for each gradient step", 1, 1000)
     policy_delay: int = setting(1, "gradient steps for each update of the policy", 1, 1000)
     n_steps: int = setting(1, "steps of a return before the bootstrap", 1, 1000)
-    risk_measure: str = setting("neutral", "neutral, cvar:<level>, wang:<strength>")
+    risk_measure: str = setting(
+        "neutral", "neutral, cvar:<level>, wang:<strength>", form=forms.risk_measure
+    )
     obs_noise_std: float = setting(0.0, "noise on the observations of each batch", 0.0, 10.0)
-    ent_coef: str | float = setting("auto", "entropy coefficient, SB3's forms")
+    ent_coef: str | float = setting("auto", "entropy coefficient, SB3's forms", form=forms.ent_coef)
     alpha_init: float | None = setting(None, "short for ent_coef auto_<alpha_init>", 1e-6, 100.0)
-    target_entropy: str | float = setting("auto", "auto, seeded (from the seeded policy), a number")
+    target_entropy: str | float = setting(
+        "auto", "auto, seeded (from the seeded policy), a number", form=forms.target_entropy
+    )
     top_quantiles_to_drop_per_net: int = setting(2, "as in TQC", 0, 999)
     cql_alpha: float = setting(0.0, "weight of the conservative penalty", 0.0, 1000.0)
     cql_alpha_final: float | None = setting(None, "its value at the end (linear)", 0.0, 1000.0)
@@ -267,11 +197,11 @@ class RunSettings(Checked):
     """What every command shares."""
 
     seed: int = setting(0, "seed of everything", 0, 2**31 - 1)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N", form=forms.device)
     threads: int | Literal["auto"] = setting(
         "auto", "torch threads; auto is one for small networks, all cores for wide ones", 1, 1024
     )
-    log_dir: str = setting("logs", "where runs are written")
+    log_dir: str = setting("logs", "where runs are written", form=forms.not_empty)
     checkpoint_interval: int = setting(100, "episodes between checkpoints", 1, 10**9)
     evaluate_interval: int = setting(50, "episodes between validation backtests", 1, 10**9)
     save_best: bool = setting(True, "keep the checkpoint that was best on validation")
@@ -320,7 +250,13 @@ class MonitorSettings(Checked):
 
 @dataclass(frozen=True)
 class Settings:
-    """The resolved configuration of a command, as it is written beside its result."""
+    """The resolved configuration of a command, as it is written beside its result.
+
+    Raises
+    ------
+    ConfigError
+        If the environment is unknown, or settings contradict each other.
+    """
 
     env: str = "finflow/US20-v0"
     market: MarketSettings = field(default_factory=MarketSettings)
@@ -330,6 +266,10 @@ class Settings:
     cqsac: CQSACSettings = field(default_factory=CQSACSettings)
     run: RunSettings = field(default_factory=RunSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+
+    def __post_init__(self) -> None:
+        known_environment(self.env)
+        check_settings(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for YAML and JSON."""

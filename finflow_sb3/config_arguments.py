@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finflow_sb3.config_documents import documents_for, packaged
+from finflow_sb3.config_checks import dropping_fault, is_portfolio
+from finflow_sb3.config_documents import Given, Where, documents_for, packaged
+from finflow_sb3.config_fields import check_given
 from finflow_sb3.config_files import DEFAULT_ENV
 from finflow_sb3.config_keys import (
     SECTIONS,
@@ -18,33 +22,39 @@ from finflow_sb3.config_keys import (
     written_params,
     written_variables,
 )
+from finflow_sb3.config_layers import places
+from finflow_sb3.config_plain import PLAIN, ZOO_KEYS
+from finflow_sb3.config_policies import check_policy_kwargs
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.zoo_values import clean
+from finflow_sb3.zoo_values import clean, plain
 
-__all__ = ["algorithm_arguments"]
+__all__ = ["PlainArguments", "algorithm_arguments", "plain_arguments"]
 
-_ZOO_ARGUMENTS = ("n_timesteps", "n_envs", "normalize", "policy")
-# Without type hints to go by: 1e6 is a float to YAML, and SB3 takes no float here.
-_WHOLE = (
-    "batch_size",
-    "buffer_size",
-    "gradient_steps",
-    "learning_starts",
-    "n_envs",
-    "n_steps",
-    "n_timesteps",
-    "target_update_interval",
-    "top_quantiles_to_drop_per_net",
-    "train_freq",
-)
 _SETTINGS = {name for section in SECTIONS for name in key_names(section)}
+_QUANTILES = 25
+
+
+@dataclass(frozen=True)
+class PlainArguments:
+    """What is configured for a plain SB3 algorithm.
+
+    Attributes
+    ----------
+    arguments : of its constructor, and the zoo's `n_timesteps`, `n_envs`, `normalize`, `policy`
+        and, for an environment that is not ours, `env_kwargs`
+    unused : keys of the zoo that nothing here acts on, such as `env_wrapper`
+    origins : where each of both was written
+    """
+
+    arguments: dict[str, Any]
+    unused: dict[str, Any]
+    origins: dict[str, str]
 
 
 def algorithm_arguments(
     algo: str,
     env: str = DEFAULT_ENV,
     *,
-    known: Collection[str],
     files: Sequence[Path] = (),
     params: Sequence[str] = (),
     environ: Mapping[str, str] = os.environ,
@@ -52,72 +62,127 @@ def algorithm_arguments(
     """Keyword arguments of a plain SB3 algorithm, from its packaged file and what overrides it.
 
     Takes what `resolve` leaves out for the same `algo`: flat keys of files, and bare keys of
-    `params` and `environ` that are not settings of market, env_kwargs or run.
+    `params` and `environ` that are no settings of the sections that all algorithms share. The
+    packaged file counts for our own environments alone.
 
     Parameters
     ----------
     algo : "sac" or "tqc"
     env, files, params, environ : as for `resolve`
-    known : names of the arguments that the algorithm takes. ``n_timesteps``, ``n_envs``,
-        ``normalize`` and ``policy`` may stand in the file besides, for the caller.
 
     Returns
     -------
     dict
         By name. Schedules are text, activations in ``policy_kwargs`` their bare names.
+        ``n_timesteps``, ``n_envs``, ``normalize``, ``policy`` and ``env_kwargs`` may stand among
+        them, for the caller.
 
     Raises
     ------
     ConfigError
-        If a key is unknown or a file cannot be read.
+        If a key is unknown, a value wrong, or a file cannot be read.
     """
-    names = list(dict.fromkeys([*_ZOO_ARGUMENTS, *known]))
-    arguments = _packaged_and_files(algo, env, names, files)
+    return plain_arguments(algo, env, files=files, params=params, environ=environ).arguments
+
+
+def plain_arguments(
+    algo: str,
+    env: str = DEFAULT_ENV,
+    *,
+    files: Sequence[Path] = (),
+    params: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> PlainArguments:
+    """`algorithm_arguments`, with the zoo's other keys and where all were written."""
+    given = _packaged_and_files(algo, env, files)
+    names = _names(algo)
     for text_key, text, where in written_variables(environ):
         # What is exported for every command may name another algorithm's setting.
         if _argument(text_key, algo) in names or _argument(text_key, algo) not in _SETTINGS:
-            arguments |= _from_text(algo, names, text_key, text, where)
+            given |= _from_text(algo, text_key, text, where)
     for text_key, text, where in written_params(params):
-        arguments |= _from_text(algo, names, text_key, text, where)
-    return arguments
+        given |= _from_text(algo, text_key, text, where)
+    _check_together(algo, given)
+    return PlainArguments(
+        {name: item.value for name, item in given.items() if name not in ZOO_KEYS},
+        {name: item.value for name, item in given.items() if name in ZOO_KEYS},
+        {name: item.where for name, item in given.items()},
+    )
 
 
-def _packaged_and_files(
-    algo: str, env: str, names: Sequence[str], files: Sequence[Path]
-) -> dict[str, Any]:
-    documents = [packaged(algo)]
+def _names(algo: str) -> list[str]:
+    return [*(item.name for item in dataclasses.fields(PLAIN[algo])), *ZOO_KEYS]
+
+
+def _packaged_and_files(algo: str, env: str, files: Sequence[Path]) -> dict[str, Given]:
+    documents = [packaged(algo)] if is_portfolio(env) else []
     for path in files:
         documents += [d for d in documents_for(path, env) if d.algo in (None, algo)]
-    arguments = {}
+    given: dict[str, Given] = {}
     for document in documents:
         for where, entry in document.chosen(env):
-            for name in entry:
-                if name in SECTIONS:
-                    continue
-                if name not in names:
-                    raise unknown(f"setting of {algo}", name, names, where)
-                arguments[name] = _whole(name, clean(name, entry[name], where), where)
-    return arguments
+            given |= _from_entry(algo, env, entry, where)
+    return given
+
+
+def _from_entry(algo: str, env: str, entry: dict[str, Any], where: Where) -> dict[str, Given]:
+    given = {}
+    for name, value in entry.items():
+        if name in SECTIONS and (name != "env_kwargs" or is_portfolio(env)):
+            continue
+        given[name] = Given(_checked(algo, name, value, where(name)), where(name))
+    return given
 
 
 def _argument(text_key: str, algo: str) -> str:
     return text_key.removeprefix(f"{algo}.")
 
 
-def _from_text(
-    algo: str, names: Sequence[str], text_key: str, text: str, where: str
-) -> dict[str, Any]:
+def _from_text(algo: str, text_key: str, text: str, where: str) -> dict[str, Given]:
     if find_key(text_key, algo, where) is not None:
         return {}
     name = _argument(text_key, algo)
+    return {name: Given(_checked(algo, name, from_text(None, name, text, where), where), where)}
+
+
+def _checked(algo: str, name: str, value: Any, where: str) -> Any:
+    names = _names(algo)
     if name not in names:
+        key = find_key(name, algo, where)
+        if key is not None:
+            raise ConfigError(
+                f"{where}: unknown setting {name!r} of {algo}; it belongs under {key[0]!r}"
+            )
         raise unknown(f"setting of {algo}", name, names, where)
-    return {name: _whole(name, from_text(None, name, text, where), where)}
+    value = clean(name, value, where)
+    try:
+        if name in ZOO_KEYS:
+            return _kept(name, value)
+        return check_given(PLAIN[algo], {name: value}, "argument")[name]
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {algo}.{error}") from None
 
 
-def _whole(name: str, value: Any, where: str) -> Any:
-    if name not in _WHOLE or not isinstance(value, (float, str, bool)):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise ConfigError(f"{where}: {name}: {value!r} is not a whole number")
+def _kept(name: str, value: Any) -> Any:
+    try:
+        return plain(value)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def _check_together(algo: str, given: dict[str, Given]) -> None:
+    """Refuse arguments that contradict each other."""
+    if "policy_kwargs" not in given:
+        return
+    kwargs = given["policy_kwargs"]
+    policy = given["policy"].value if "policy" in given else "MlpPolicy"
+    try:
+        check_policy_kwargs(algo, policy, kwargs.value)
+    except ConfigError as error:
+        raise ConfigError(f"{kwargs.where}: {algo}.{error}") from None
+    dropped = given.get("top_quantiles_to_drop_per_net")
+    if dropped is not None:
+        fault = dropping_fault(dropped.value, kwargs.value.get("n_quantiles", _QUANTILES))
+        if fault is not None:
+            where = places([dropped, kwargs])
+            raise ConfigError(f"{where}{algo}.top_quantiles_to_drop_per_net: {fault}")

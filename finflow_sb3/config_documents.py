@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from finflow_sb3.config_checks import ENVIRONMENTS, known_environment
 from finflow_sb3.config_keys import (
     ALGORITHMS,
     PLAIN_ALGORITHMS,
@@ -20,22 +21,27 @@ from finflow_sb3.config_keys import (
     unknown,
 )
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.zoo_values import clean, parse_call, parse_yaml
+from finflow_sb3.messages import remedy, shown
+from finflow_sb3.yaml_text import MOST_CHARACTERS, Lines, parse_yaml_lines
+from finflow_sb3.zoo_values import clean, parse_call
 
 __all__ = [
     "Document",
     "Given",
     "Layer",
+    "Where",
     "documents_for",
     "entry_layer",
     "packaged",
+    "preset_layer",
     "presets",
     "read_document",
 ]
 
 _ENV_ID = re.compile(r"(?:[\w:-]+/)?[\w:.-]+?-v\d+|[\w:-]+/[\w:.-]+")
+_LONGEST_CHAIN = 20
 # Holds shared settings for `<<: *anchor` in the zoo's files, and is no environment.
-_TEMPLATE = re.compile(r".+-defaults")
+_TEMPLATE = re.compile(r"[\w.-]*defaults")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class Given:
 Layer = dict[Key, Given]
 """What one source of settings sets."""
 
+Where = Callable[..., str]
+"""Where a key below an entry was written, from its path in the entry."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -60,12 +69,14 @@ class Document:
     algo : the algorithm that its flat keys belong to, or None where the command decides
     entries : settings by environment id, ``default`` among them
     base : the document that it extends
+    lines : of keys, by their path
     """
 
     name: str
     algo: str | None
     entries: dict[str, dict[str, Any]]
     base: Document | None = None
+    lines: Lines = field(default_factory=dict, repr=False)
 
     def chain(self) -> Iterator[Document]:
         """The documents that this one is built on, the deepest first, itself last."""
@@ -78,11 +89,26 @@ class Document:
         ids = [name for document in self.chain() for name in document.entries]
         return [name for name in dict.fromkeys(ids) if name != "default"]
 
-    def chosen(self, env: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def chosen(self, env: str) -> Iterator[tuple[Where, dict[str, Any]]]:
         """Where and what this document says on `env`: first ``default``, then its own entry."""
-        for name in ("default", env):
+        for name in dict.fromkeys(("default", env)):
             if name in self.entries:
-                yield f"{self.name}: {name}", self.entries[name]
+                yield self.places(name), self.entries[name]
+
+    def places(self, entry: str) -> Where:
+        """Where keys of an entry stand: ``places("default")("gamma")`` is "my.yml:3: default"."""
+
+        def where(*keys: str) -> str:
+            path = (entry, *keys)
+            line = next((self.lines[p] for p in _upwards(path) if p in self.lines), None)
+            return f"{self.name}: {entry}" if line is None else f"{self.name}:{line}: {entry}"
+
+        return where
+
+
+def _upwards(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for length in range(len(path), 0, -1):
+        yield path[:length]
 
 
 def read_document(path: Path, above: tuple[Path, ...] = ()) -> Document:
@@ -97,15 +123,18 @@ def read_document(path: Path, above: tuple[Path, ...] = ()) -> Document:
     if here in above:
         ring = " -> ".join(p.name for p in (*above[above.index(here) :], here))
         raise ConfigError(f"{path}: files extend each other in a ring ({ring}); break it")
+    if len(above) >= _LONGEST_CHAIN:
+        raise ConfigError(f"{path}: extended over {_LONGEST_CHAIN} files; put some into one")
     source = f"{path} (extended by {above[-1].name})" if above else str(path)
-    content = _mapping(parse_yaml(_text(path, source), str(path)), str(path))
+    parsed = parse_yaml_lines(_text(path, source), str(path))
+    content = dict(_mapping(parsed.value, str(path)))
     extends = content.pop("extends", None)
     base = None
     if extends is not None:
-        if not isinstance(extends, str):
-            raise ConfigError(f"{path}: extends: {extends!r} is not the name of one file")
+        if not isinstance(extends, str) or not extends or "\0" in extends:
+            raise ConfigError(f"{path}: extends: {shown(extends)} is not the name of one file")
         base = read_document(path.parent / extends, (*above, here))
-    return _document(str(path), path.stem, content, base)
+    return _document(str(path), path.stem, content, base, parsed.lines)
 
 
 def documents_for(path: Path, env: str) -> list[Document]:
@@ -118,72 +147,101 @@ def documents_for(path: Path, env: str) -> list[Document]:
     """
     document = read_document(path)
     if not any(True for part in document.chain() for _ in part.chosen(env)):
-        others = ", ".join(document.environments()) or "none"
-        raise ConfigError(
-            f"{path}: no entry for {env!r} and no 'default'; it has {others} (see --env)"
-        )
+        others = document.environments()
+        listed = f"it has {', '.join(others[:10]) or 'none'} (see --env)"
+        hint = remedy(env, others, listed) if others else listed
+        raise ConfigError(f"{path}: no entry for {shown(env)} and no 'default'; {hint}")
     return list(document.chain())
 
 
 @cache
 def packaged(name: str) -> Document:
     """The packaged file of an algorithm, as ``packaged("iql")``."""
-    return _document(f"zoo_configs/{name}.yml", name, _packaged_mapping(name), None)
+    content, lines = _packaged_mapping(name)
+    return _document(f"zoo_configs/{name}.yml", name, content, None, lines)
 
 
 @cache
-def presets() -> dict[str, dict[str, Any]]:
-    """Entries of the packaged ``presets.yml`` by name."""
-    return {
-        name: _mapping(entry, f"zoo_configs/presets.yml: {name}")
-        for name, entry in _packaged_mapping("presets").items()
-    }
+def presets() -> tuple[str, ...]:
+    """Names of the packaged presets."""
+    return tuple(_packaged_mapping("presets")[0])
 
 
-def _packaged_mapping(name: str) -> dict[str, Any]:
+def preset_layer(name: str) -> Layer:
+    """What a packaged preset sets.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of this name.
+    """
+    if name not in presets():
+        raise unknown("preset", name, presets(), "--preset")
+    content, lines = _packaged_mapping("presets")
+    document = Document("zoo_configs/presets.yml", None, content, None, lines)
+    return entry_layer(content[name], None, document.places(name))
+
+
+@cache
+def _packaged_mapping(name: str) -> tuple[dict[str, Any], Lines]:
     source = importlib.resources.files("finflow_sb3.zoo_configs").joinpath(f"{name}.yml")
     where = f"zoo_configs/{name}.yml"
-    return _mapping(parse_yaml(source.read_text(encoding="utf-8"), where), where)
+    parsed = parse_yaml_lines(source.read_text(encoding="utf-8"), where)
+    return _mapping(parsed.value, where), parsed.lines
 
 
 def _text(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(4 * MOST_CHARACTERS + 1)  # /dev/zero has no end
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{where}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: not a text in UTF-8; give a YAML file") from None
+    except ValueError as error:
+        raise ConfigError(f"{where}: cannot be read: {error}") from None
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
 
 
-def _document(name: str, stem: str, content: dict[str, Any], base: Document | None) -> Document:
+def _document(
+    name: str, stem: str, content: dict[str, Any], base: Document | None, lines: Lines
+) -> Document:
     content = dict(content)
     algo = content.pop("algo", stem if stem in ALGORITHMS else None)
     if algo is not None and algo not in ALGORITHMS:
         raise unknown("algo", str(algo), ALGORITHMS, name)
-    for key in content:
-        _check_top_key(key, name)
-    entries = {
-        key: _mapping(entry, f"{name}: {key}")
-        for key, entry in content.items()
-        if not _TEMPLATE.fullmatch(key)
-    }
-    return Document(name, algo, entries, base)
+    entries = {}
+    for key, entry in content.items():
+        place = f"{name}:{lines[(key,)]}" if (key,) in lines else name
+        _check_top_key(key, place)
+        if not _TEMPLATE.fullmatch(key):
+            entries[key] = _mapping(entry, f"{place}: {key}")
+    return Document(name, algo, entries, base, lines)
 
 
 def _check_top_key(key: str, where: str) -> None:
-    if key == "default" or _ENV_ID.fullmatch(key) or _TEMPLATE.fullmatch(key):
+    if key == "default" or _TEMPLATE.fullmatch(key):
+        return
+    if _ENV_ID.fullmatch(key):
+        try:
+            known_environment(key)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         return
     try:
         find_key(key, "cqsac", where)
     except ConfigError:
-        known = key in SECTIONS
+        setting = key in SECTIONS
     else:
-        known = True
-    if known:
+        setting = True
+    if setting:
         raise ConfigError(f"{where}: {key!r} stands at the top; put it under 'default:'")
-    raise unknown("top key", key, ["default", "extends", "algo", "an environment id"], where)
+    known = ["default", "extends", "algo", *ENVIRONMENTS]
+    raise ConfigError(
+        f"{where}: unknown top key {shown(key)}; {remedy(key, known, 'give an environment id')}"
+    )
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -192,14 +250,14 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, str):
         value = parse_call(value, where)
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: {value!r} is not a mapping of names to values")
+        raise ConfigError(f"{where}: {shown(value)} is not a mapping of names to values")
     for key in value:
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: key {key!r} is not a text; put it in quotes")
+            raise ConfigError(f"{where}: key {shown(key)} is not a text; put it in quotes")
     return value
 
 
-def entry_layer(entry: dict[str, Any], algo: str | None, where: str) -> Layer:
+def entry_layer(entry: dict[str, Any], algo: str | None, where: Where) -> Layer:
     """What an entry sets: sections, and flat keys that belong to the section of `algo`.
 
     Flat keys of a plain SB3 algorithm are that algorithm's arguments and are left out.
@@ -207,16 +265,17 @@ def entry_layer(entry: dict[str, Any], algo: str | None, where: str) -> Layer:
     layer: Layer = {}
     for name, value in entry.items():
         if name in SECTIONS:
-            for inner, item in _mapping(value, f"{where}: {name}").items():
-                _put(layer, check_key(name, inner, where), item, where)
+            for inner, item in _mapping(value, f"{where(name)}: {name}").items():
+                place = where(name, inner)
+                _put(layer, check_key(name, inner, place), item, place)
         elif algo in PLAIN_ALGORITHMS:
             continue
         elif algo is not None:
-            _put(layer, check_key(algo, name, where), value, where)
+            _put(layer, check_key(algo, name, where(name)), value, where(name))
         else:
-            key = find_key(name, None, where)
+            key = find_key(name, None, where(name))
             assert key is not None
-            _put(layer, key, value, where)
+            _put(layer, key, value, where(name))
     return layer
 
 

@@ -3,51 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finflow_sb3.config import Settings
-from finflow_sb3.config_documents import (
-    Document,
-    Given,
-    Layer,
-    documents_for,
-    entry_layer,
-    packaged,
-    presets,
-    read_document,
-)
-from finflow_sb3.config_keys import (
-    ALGORITHMS,
-    PLAIN_ALGORITHMS,
-    SECTIONS,
-    check_key,
-    find_key,
-    from_text,
-    unknown,
-    written_params,
-    written_variables,
-)
+from finflow_sb3.config_documents import presets, read_document
+from finflow_sb3.config_keys import ALGORITHMS, SECTIONS, key_names, unknown
+from finflow_sb3.config_layers import layer_of, resolved_layer, settings_of
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.files import write_whole
-from finflow_sb3.zoo_values import clean, dump_yaml
+from finflow_sb3.messages import remedy
+from finflow_sb3.zoo_values import dump_yaml
 
 __all__ = [
     "DEFAULT_ENV",
+    "Resolved",
+    "config_path",
     "diff",
+    "named_config",
     "only_environment",
     "plain_yaml",
     "read_config",
     "resolve",
+    "resolve_with_origins",
     "write_config",
 ]
 
 DEFAULT_ENV = "finflow/US20-v0"
+PACKAGED = "packaged"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings, and where each was written.
+
+    Attributes
+    ----------
+    origins : by dotted name, as ``cqsac.gamma``, and ``env``: a flag, "--param ...", a variable,
+        "file:line: entry", or "default"
+    """
+
+    settings: Settings
+    origins: dict[str, str]
 
 
 def resolve(
-    env: str = DEFAULT_ENV,
+    env: str | None = None,
     *,
     algo: str | None,
     files: Sequence[Path] = (),
@@ -55,6 +58,7 @@ def resolve(
     params: Sequence[str] = (),
     flags: Mapping[str, Mapping[str, Any]] | None = None,
     environ: Mapping[str, str] = os.environ,
+    base: Settings | None = None,
 ) -> Settings:
     """Settings for one environment, each from the first of these that names it.
 
@@ -63,7 +67,8 @@ def resolve(
 
     Parameters
     ----------
-    env : environment id, whose entries override ``default`` in every file
+    env : environment id, whose entries override ``default`` in every file; if not given, the
+        only one that `files` name, else that of `base`, else finflow/US20-v0
     algo : "iql", "cqsac", "sac", "tqc" or None; owner of bare keys that several sections have.
         For "sac" and "tqc", `config_arguments.algorithm_arguments` takes what is left out here.
     files : YAML files in RL-Zoo form; a later one overrides an earlier one
@@ -71,119 +76,59 @@ def resolve(
     params : "key:value" or "section.key:value"
     flags : values by section and name
     environ : environment variables, ``FINFLOW_KEY`` or ``FINFLOW_SECTION__KEY``
+    base : settings in the place of the packaged files, as those of a run that this one goes on
+        from
 
     Raises
     ------
     ConfigError
-        If a key is unknown or ambiguous, a value of the wrong type or out of range, or a file
-        cannot be read or says nothing on `env`.
+        If a key is unknown or ambiguous, a value of the wrong type or out of range, settings
+        contradict each other, or a file cannot be read or says nothing on `env`.
     """
+    return resolve_with_origins(
+        env,
+        algo=algo,
+        files=files,
+        preset=preset,
+        params=params,
+        flags=flags,
+        environ=environ,
+        base=base,
+    ).settings
+
+
+def resolve_with_origins(
+    env: str | None = None,
+    *,
+    algo: str | None,
+    files: Sequence[Path] = (),
+    preset: str | None = None,
+    params: Sequence[str] = (),
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    base: Settings | None = None,
+) -> Resolved:
+    """`resolve`, and where each value came from."""
     if algo is not None and algo not in ALGORITHMS:
         raise unknown("algorithm", algo, ALGORITHMS, "--algo")
-    layer: Layer = {}
-    for document in _packaged_documents(algo):
-        layer = _over(layer, _document_layer(document, env, algo))
-    if preset is not None:
-        layer = _over(layer, _preset_layer(preset))
-    for path in files:
-        layer = _over(layer, _file_layer(path, env, algo))
-    layer = _over(layer, _text_layer(written_variables(environ), algo))
-    layer = _over(layer, _text_layer(written_params(params), algo))
-    layer = _over(layer, _flag_layer(flags or {}))
-    return _settings(env, layer)
+    env, env_origin = _environment(env, files, environ, base)
+    below = None if base is None else layer_of(base, "the run that this one goes on from")
+    layer = resolved_layer(env, algo, below, preset, files, environ, params, flags or {})
+    settings = settings_of(env, layer)
+    names = [(section, name) for section in SECTIONS for name in key_names(section)]
+    origins = {".".join(key): layer[key].where if key in layer else "default" for key in names}
+    return Resolved(settings, {"env": env_origin, **origins})
 
 
-RIVALS = {
-    "ent_coef": ("alpha_init",),
-    "alpha_init": ("ent_coef",),
-    "learning_rate": ("actor_lr", "critic_lr"),
-    "cql_target_action_gap": ("cql_alpha_final",),
-    "cql_alpha_final": ("cql_target_action_gap",),
-}
-"""Settings of CQSAC that say the same thing: the one that is written later counts."""
-
-
-def _over(below: Layer, above: Layer) -> Layer:
-    """`above` over `below`, without what `above` says in other words."""
-    outdone = {
-        ("cqsac", rival)
-        for (section, name) in above
-        if section == "cqsac"
-        for rival in RIVALS.get(name, ())
-        if ("cqsac", rival) not in above
-    }
-    return {key: item for key, item in below.items() if key not in outdone} | above
-
-
-def _flag_layer(flags: Mapping[str, Mapping[str, Any]]) -> Layer:
-    layer: Layer = {}
-    for section, values in flags.items():
-        for name, value in values.items():
-            where = f"--{name.replace('_', '-')}"
-            layer[check_key(section, name, where)] = Given(clean(name, value, where), where)
-    return layer
-
-
-def _packaged_documents(algo: str | None) -> list[Document]:
-    names = ["iql", "cqsac", *([algo] if algo in PLAIN_ALGORITHMS else [])]
-    return [packaged(name) for name in names]
-
-
-def _document_layer(document: Document, env: str, algo: str | None) -> Layer:
-    layer: Layer = {}
-    for where, entry in document.chosen(env):
-        layer |= entry_layer(entry, document.algo or algo, where)
-    return layer
-
-
-def _file_layer(path: Path, env: str, algo: str | None) -> Layer:
-    layer: Layer = {}
-    for document in documents_for(path, env):
-        if document.algo in PLAIN_ALGORITHMS and algo not in (None, document.algo):
-            raise ConfigError(
-                f"{document.name}: is for {document.algo}, and this command runs {algo}; "
-                "leave it out, or name another algorithm in it ('algo: cqsac')"
-            )
-        layer = _over(layer, _document_layer(document, env, algo))
-    return layer
-
-
-def _preset_layer(name: str) -> Layer:
-    if name not in presets():
-        raise unknown("preset", name, list(presets()), "--preset")
-    return entry_layer(presets()[name], None, f"zoo_configs/presets.yml: {name}")
-
-
-def _text_layer(texts: Iterable[tuple[str, str, str]], algo: str | None) -> Layer:
-    layer: Layer = {}
-    for name, text, where in texts:
-        key = find_key(name, algo, where)
-        if key is not None:
-            layer[key] = Given(from_text(key, key[1], text, where), where)
-    return layer
-
-
-def _settings(env: str, layer: Layer) -> Settings:
-    sections = {}
-    for section, cls in SECTIONS.items():
-        given = {name: item for (owner, name), item in layer.items() if owner == section}
-        sections[section] = _section(section, cls, given)
-    return Settings(env=env, **sections)
-
-
-def _section(section: str, cls: Any, given: dict[str, Given]) -> Any:
-    try:
-        return cls(**{name: item.value for name, item in given.items()})
-    except (ConfigError, OverflowError):
-        # One at a time, to say where the culprit was written.
-        for name, item in given.items():
-            try:
-                cls(**{name: item.value})
-            except ConfigError as error:
-                raise ConfigError(f"{item.where}: {section}.{error}") from None
-            except OverflowError:
-                raise ConfigError(f"{item.where}: {section}.{name}: is too large") from None
-        raise
+def _environment(
+    env: str | None, files: Sequence[Path], environ: Mapping[str, str], base: Settings | None
+) -> tuple[str, str]:
+    if env is not None:
+        return env, "FINFLOW_ENV" if environ.get("FINFLOW_ENV") == env else "--env"
+    only = only_environment(files)
+    if only is not None:
+        return only, ", ".join(str(path) for path in files)
+    return (DEFAULT_ENV, "default") if base is None else (base.env, "the run")
 
 
 def only_environment(files: Sequence[Path]) -> str | None:
@@ -203,20 +148,51 @@ def write_config(settings: Settings, path: Path) -> None:
     write_whole(path, plain_yaml(settings).encode())
 
 
-def read_config(path: Path) -> Settings:
+def read_config(path: Path, algo: str | None = None) -> Settings:
     """Settings of a file that names one environment, as `write_config` writes it.
 
     Environment variables do not count.
+
+    Parameters
+    ----------
+    algo : owner of bare keys that several sections have, as for `resolve`
 
     Raises
     ------
     ConfigError
         If the file cannot be read, is wrong, or names several environments.
     """
-    ids = read_document(path).environments()
+    document = read_document(path)
+    ids = document.environments()
     if len(ids) > 1:
-        raise ConfigError(f"{path}: names {len(ids)} environments ({', '.join(ids)}); keep one")
-    return resolve(ids[0] if ids else DEFAULT_ENV, algo=None, files=[path], environ={})
+        listed = ", ".join(ids[:10])
+        raise ConfigError(f"{path}: names {len(ids)} environments ({listed}); keep one")
+    env = ids[0] if ids else DEFAULT_ENV
+    return resolve(env, algo=document.algo or algo, files=[path], environ={})
+
+
+def config_path(path: Path) -> Path:
+    """The configuration that a path stands for: the file, or that of the run in the folder."""
+    return path / "config.yml" if path.is_dir() else path
+
+
+def named_config(name: str, algo: str | None = None) -> Settings:
+    """Settings of a file, of a run's folder, of a preset, or the packaged ones ("packaged").
+
+    Raises
+    ------
+    ConfigError
+        If there is nothing of this name, or as `read_config` does.
+    """
+    path = Path(name)
+    if path.exists():
+        return read_config(config_path(path), algo)
+    if name == PACKAGED or name in presets():
+        preset = None if name == PACKAGED else name
+        return resolve(algo=algo, preset=preset, environ={})
+    known = [*presets(), PACKAGED]
+    listed = f"give one, or {', '.join(known)}"
+    raise ConfigError(f"{name}: no such file or run; {remedy(name, known, listed)}")
 
 
 def diff(a: Settings, b: Settings) -> list[tuple[str, Any, Any]]:

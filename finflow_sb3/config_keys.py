@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 
 from finflow_sb3.config import Settings
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.messages import remedy, shown
 from finflow_sb3.zoo_values import clean, parse_yaml
 
 __all__ = [
@@ -38,7 +38,7 @@ OTHER_VARIABLES = ("FINFLOW_CACHE_DIR", "FINFLOW_DEBUG", "FINFLOW_ENV", "FINFLOW
 """Variables with our prefix that are not settings: places, and options of the command."""
 
 _PREFIX = "FINFLOW_"
-_SHARED = ("market", "env_kwargs", "run")
+_SHARED = tuple(name for name in SECTIONS if name not in ("collect", "iql", "cqsac"))
 
 Key = tuple[str, str]
 """Section and name of a setting, as in ``("iql", "expectile")``."""
@@ -52,14 +52,8 @@ def key_names(section: str) -> tuple[str, ...]:
 
 def unknown(what: str, name: str, known: Collection[str], where: str) -> ConfigError:
     """The error for a name that is not among `known`, with the nearest that is."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    if near:
-        remedy = f"did you mean {near[0]!r}?"
-    elif len(known) <= 10:
-        remedy = f"known: {', '.join(known)}"
-    else:
-        remedy = "`finflow config show` lists all settings"
-    return ConfigError(f"{where}: unknown {what} {name!r}; {remedy}")
+    listed = None if len(known) <= 10 else "`finflow config show` lists all settings"
+    return ConfigError(f"{where}: unknown {what} {shown(name)}; {remedy(name, known, listed)}")
 
 
 def check_key(section: str, name: str, where: str) -> Key:
@@ -110,6 +104,8 @@ def find_key(text: str, algo: str | None, where: str) -> Key | None:
         return algo, text
     if not owners:
         every = [name for s in SECTIONS for name in key_names(s)]
+        if where.startswith(_PREFIX):
+            every += [name.removeprefix(_PREFIX).lower() for name in OTHER_VARIABLES]
         raise unknown("setting", text, list(dict.fromkeys(every)), where)
     if len(owners) > 1:
         candidates = " or ".join(f"{s}.{text}" for s in owners)
@@ -152,5 +148,9 @@ def written_params(params: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     for param in params:
         key, colon, text = param.partition(":")
         if not colon or not key.strip():
-            raise ConfigError(f"--param {param}: is not key:value, as in cql_alpha:10")
-        yield key.strip(), text.strip(), f"--param {param}"
+            raise ConfigError(f"--param {_short(param)}: is not key:value, as in cql_alpha:10")
+        yield key.strip(), text.strip(), f"--param {_short(param)}"
+
+
+def _short(text: str) -> str:
+    return shown(text)[1:-1]

@@ -6,7 +6,6 @@ what was written and measured. The command line adds parsing and printing.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +16,14 @@ import torch
 
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import plain_yaml
-from finflow_sb3.cqsac.cqsac import CQSAC
+from finflow_sb3.cqsac.compiling import require_mode
 from finflow_sb3.cqsac.parallel import connect, first_goes_first, from_first, rank, require_alone
+from finflow_sb3.cqsac.precision import Precision
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError, StorageError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.files import present
-from finflow_sb3.offline.behaviours import check_behaviours
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset, require_fit
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
 from finflow_sb3.offline.parts import Parts
@@ -109,7 +108,6 @@ def collect(
     path = None if save_path is None else Path(save_path)
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
         raise ConfigError(f"{path}: a dataset ends in .h5 or .npz")
-    check_behaviours(settings.collect.behaviours)
     settings, market = open_pinned(settings, None, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch)
@@ -174,7 +172,6 @@ def pretrain(
     watch = watch or Watch()
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    check_behaviours(settings.collect.behaviours)
     pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
     data, path = transitions_for(settings, market, dataset, watch)
@@ -296,13 +293,10 @@ def finetune(
 
 
 def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
-    """Refuse what would come to light only after the anchors were fitted."""
-    pick_device(settings.run.device)
-    name, known = settings.cqsac.policy, CQSAC.policy_aliases
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"policy: {name!r} is not known; {hint}")
+    """Refuse what this machine lacks before anchors are fitted, or a network pretrained."""
+    device = torch.device(pick_device(settings.run.device))
+    require_mode(settings.cqsac.compile)
+    Precision(settings.cqsac.mixed_precision, device)
     if dataset is not None and settings.cqsac.offline_fraction == 0.0:
         raise ConfigError(
             f"{dataset}: would not be used, as offline_fraction is 0; "
@@ -310,8 +304,6 @@ def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
         )
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    if dataset is None and settings.cqsac.offline_fraction > 0.0:
-        check_behaviours(settings.collect.behaviours)
 
 
 def run_finetuning(
@@ -397,6 +389,8 @@ def train(
     pretrained = finetuned = None
     if mode == "demo":
         settings = demo_settings(settings)
+    if mode != "offline":
+        _check_finetune(settings, None)
     if mode != "online":
         plan: Mode = "offline" if mode == "offline" else "full"
         pretrained = pretrain(settings, dataset, watch=watch, plan=plan)

@@ -3,97 +3,34 @@
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
+import warnings
+from collections import Counter
 from typing import Any
 
-import yaml
-
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.messages import remedy, shown
+from finflow_sb3.yaml_text import DEEPEST, dump_yaml, parse_yaml
 
-__all__ = ["ACTIVATIONS", "clean", "dump_yaml", "parse_call", "parse_yaml"]
+__all__ = [
+    "ACTIVATIONS",
+    "activation_name",
+    "call_text",
+    "check_text",
+    "clean",
+    "dump_yaml",
+    "parse_call",
+    "parse_yaml",
+    "plain",
+    "schedule",
+]
 
 ACTIVATIONS = ("ReLU", "Tanh", "ELU", "LeakyReLU", "SiLU", "GELU")
 _MODULES = ("nn", "th.nn", "torch.nn")
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
-_FLOAT = re.compile(r"[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which 1e-3 is a number, a date a text and a key stands once."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Here and not on construction: there `<<` has put merged keys beside a mapping's own.
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value!r} stands twice; remove one", key.start_mark
-                    )
-                seen.add(key.value)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back unchanged."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    # PyYAML writes \x85 and its like unescaped in plain and single-quoted texts, and reads them
-    # back as line ends.
-    style = None if value.isprintable() else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
-# A subclass such as numpy's float64 has a repr that is not YAML.
-_Dumper.add_multi_representer(float, lambda dumper, value: dumper.represent_float(float(value)))
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The content of one YAML document.
-
-    Raises
-    ------
-    ConfigError
-        If it is not YAML of the safe subset, or a key stands twice in a mapping.
-    """
-    try:
-        return _Loader(text).get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = "" if mark is None else f", line {mark.line + 1}"
-        raise ConfigError(f"{where}{line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{where}: cannot be read as YAML: {reason}") from None
-
-
-def dump_yaml(value: Any) -> str:
-    """YAML that `parse_yaml` reads back to an equal value, keys in their order."""
-    text: str = yaml.dump(
-        value,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=10**6,
-    )
-    return text
+_LONGEST_TEXT = 10_000
 
 
 def clean(key: str, value: Any, where: str) -> Any:
@@ -107,47 +44,74 @@ def clean(key: str, value: Any, where: str) -> Any:
     ConfigError
         If the text has another form.
     """
-    where = f"{where}: {key}"
-    if key.endswith("_kwargs") or key == "normalize":
-        if isinstance(value, str):
-            value = parse_call(value, where)
-        return _plain(value, where)
-    if key == "learning_rate":
-        return _schedule(value, where)
+    try:
+        if key.endswith("_kwargs") or key == "normalize":
+            return plain(parse_call(value, "") if isinstance(value, str) else value)
+        if key == "learning_rate":
+            return schedule(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {key}: {error}") from None
     return value
 
 
-def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    if depth > 50:
-        raise ConfigError(f"{where}: nested more than 50 deep; write it flatter")
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` with lists for tuples and bare names for activations, if YAML can say all of it.
+
+    Raises
+    ------
+    ConfigError
+        If it holds a number that is not finite, a key that is no text, a text that is not Unicode
+        or anything but numbers, texts, truth values, null, lists and mappings.
+    """
+    if depth > DEEPEST:
+        raise ConfigError(f"nested more than {DEEPEST} deep; write it flatter")
     if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"key {shown(key)} is not a text; put it in quotes")
         return {
-            k: _activation(v, where) if k == "activation_fn" else _plain(v, where, depth + 1)
+            check_text(k): activation_name(v) if k == "activation_fn" else plain(v, depth + 1)
             for k, v in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_plain(v, where, depth + 1) for v in value]
+        return [plain(v, depth + 1) for v in value]
+    if isinstance(value, str):
+        return check_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{value!r} is not a finite number")
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise ConfigError(f"{shown(value)} is neither a number nor a text, list or mapping")
+
+
+def check_text(value: str) -> str:
+    """`value`, refused if no file or path could hold it."""
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ConfigError(f"{shown(value)} has characters that no text in UTF-8 can hold")
     return value
 
 
-def _schedule(value: Any, where: str) -> Any:
-    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise ConfigError(f"{where}: {value!r} is neither a number nor a schedule such as lin_3e-4")
-    text = str(value)
-    number = text.removeprefix("lin_")
-    if not _NUMBER.fullmatch(number) or not 0.0 <= float(number) < math.inf:
+def schedule(value: Any) -> float | str:
+    """A learning rate: a number, or ``lin_<number>``, which stays text."""
+    text = str(value) if isinstance(value, float) else value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    number = text.removeprefix("lin_") if isinstance(text, str) else ""
+    if not _NUMBER.fullmatch(number) or not 0.0 <= float(number) <= 1.0:
         raise ConfigError(
-            f"{where}: {value!r} is neither a number from 0 up nor a schedule such as lin_3e-4"
+            f"{shown(value)} is neither a number from 0 to 1 nor a schedule such as lin_3e-4"
         )
     return text if text.startswith("lin_") else float(number)
 
 
-def _activation(value: Any, where: str) -> str:
+def activation_name(value: Any) -> str:
+    """The bare name of an activation, as ``ReLU`` of ``nn.ReLU``."""
     if isinstance(value, str):
         module, _, name = value.rpartition(".")
         if name in ACTIVATIONS and (not module or module in _MODULES):
             return name
-    raise ConfigError(f"{where}: activation {value!r} is not one of {', '.join(ACTIVATIONS)}")
+    hint = remedy(value if isinstance(value, str) else "", ACTIVATIONS)
+    raise ConfigError(f"activation {shown(value)} is not known; {hint}")
 
 
 def parse_call(text: str, where: str) -> Any:
@@ -161,53 +125,80 @@ def parse_call(text: str, where: str) -> Any:
     ConfigError
         If it is not Python, or holds anything else: a call, an operator, another name.
     """
+    where = f"{where}: " if where else ""
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-        return _literal(tree.body, where)
+        if len(text) > _LONGEST_TEXT:
+            raise ValueError
+        with warnings.catch_warnings(action="ignore"):  # Python's remarks on style
+            tree = ast.parse(text.strip(), mode="eval")
+        return _literal(tree.body)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConfigError(
-            f"{where}: {text!r} is not a mapping; write dict(net_arch=[256, 256]) or YAML"
+            f"{where}{shown(text)} is not a mapping; write dict(net_arch=[256, 256]) or YAML"
         ) from None
 
 
-def _literal(node: ast.expr, where: str) -> Any:
+def call_text(value: dict[str, Any]) -> str:
+    """``dict(...)`` that `parse_call` reads back to `value`, as the zoo writes it."""
+    items = {key: _call_item(key, item) for key, item in value.items()}
+    if all(map(_is_word, items)):
+        return f"dict({', '.join(f'{key}={text}' for key, text in items.items())})"
+    return f"{{{', '.join(f'{key!r}: {text}' for key, text in items.items())}}}"
+
+
+def _is_word(key: str) -> bool:
+    return key.isidentifier() and key.isascii() and not keyword.iskeyword(key)
+
+
+def _call_item(key: str, value: Any) -> str:
+    if key == "activation_fn":
+        return f"nn.{value}"
+    if isinstance(value, dict):
+        return call_text(value)
+    if isinstance(value, list):
+        return f"[{', '.join(_call_item('', item) for item in value)}]"
+    return repr(value)
+
+
+def _literal(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=bool() | int() | float() | str() | None as value):
             return value
         case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_literal(item, where) for item in items]
+            return [_literal(item) for item in items]
         case ast.Dict(keys=keys, values=values):
-            pairs = zip(keys, values, strict=True)
-            return _mapping([(_key(key, where), value) for key, value in pairs], where)
+            return _mapping([(_key(key), value) for key, value in zip(keys, values, strict=True)])
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=words):
-            return _mapping([(_word(word, where), word.value) for word in words], where)
+            return _mapping([(_word(word), word.value) for word in words])
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             if not isinstance(number, bool):
                 return -number
         case ast.Attribute():
-            return _activation(ast.unparse(node), where)
+            return activation_name(ast.unparse(node))
     raise ConfigError(
-        f"{where}: {ast.unparse(node)!r} is not allowed; "
+        f"{shown(ast.unparse(node))} is not allowed; "
         "use numbers, texts, lists, dict(...) and activations such as nn.ReLU"
     )
 
 
-def _mapping(pairs: list[tuple[str, ast.expr]], where: str) -> dict[str, Any]:
+def _mapping(pairs: list[tuple[str, ast.expr]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{where}: {name!r} stands twice; remove one")
-    return {name: _literal(value, where) for name, value in pairs}
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{shown(twice[0])} stands twice; remove one")
+    return {name: _literal(value) for name, value in pairs}
 
 
-def _key(node: ast.expr | None, where: str) -> str:
+def _key(node: ast.expr | None) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
-    shown = "**" if node is None else ast.unparse(node)
-    raise ConfigError(f"{where}: key {shown!r} is not a text; put it in quotes")
+    text = "**" if node is None else ast.unparse(node)
+    raise ConfigError(f"key {shown(text)} is not a text; put it in quotes")
 
 
-def _word(word: ast.keyword, where: str) -> str:
+def _word(word: ast.keyword) -> str:
     if word.arg is None:
-        raise ConfigError(f"{where}: '**' is not allowed in dict(...); write the keys out")
+        raise ConfigError("'**' is not allowed in dict(...); write the keys out")
     return word.arg

@@ -10,10 +10,9 @@ from markets import batch_of, random_prices, small_market
 from finflow_sb3.config import BEHAVIOURS, EnvSettings
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import observe
-from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Span
-from finflow_sb3.offline.behaviours import RuleBook, check_behaviours
+from finflow_sb3.offline.behaviours import RuleBook
 
 COPIES = 4
 
@@ -132,9 +131,3 @@ def test_rules_are_followed_where_the_base_reaches(base: str) -> None:
     target = book_of(batch, name).targets()
     reached = batch.target(batch.invert(target))
     np.testing.assert_allclose(reached, target, atol=1e-4 if base == "none" else 1e-3)
-
-
-def test_unknown_rules_are_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown behaviour 'martingale'; known are anchor"):
-        check_behaviours(("anchor", "martingale"))
-    check_behaviours(BEHAVIOURS)

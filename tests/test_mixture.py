@@ -41,7 +41,7 @@ from finflow_sb3.nets.distributions import (
 from finflow_sb3.nets.experts import FlatExperts, LayoutExperts
 from finflow_sb3.nets.noise import Draws
 from finflow_sb3.nets.policy import PolicyStep, act, policy_log_prob, sample_policy
-from finflow_sb3.nets.sizes import NetworkSizes
+from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.pretrain.artefact import read_artefact, write_artefact
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
 
@@ -381,7 +381,7 @@ def test_full_is_kept_by_save_and_load(tmp_path: Any) -> None:
 
 
 def test_an_unknown_mixture_is_refused() -> None:
-    with pytest.raises(ConfigError, match="mixture is 'hard', must be soft or full"):
+    with pytest.raises(ConfigError, match="mixture: 'hard' is not known; known: soft, full"):
         model_of("pendulum", {**FLAT, "mixture": "hard"})
 
 

@@ -16,8 +16,8 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder
 from finflow_sb3.nets.distributions import log_prob, sample
 from finflow_sb3.nets.experts import FlatExperts, LayoutExperts
-from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.nets.stacked import StackedLinear
+from finflow_sb3.network_sizes import NetworkSizes
 
 LAYOUTS = [
     pytest.param(layout_of(6, base, lagged), id=f"{base}{'-lagged' if lagged else ''}")

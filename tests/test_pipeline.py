@@ -217,17 +217,14 @@ def test_a_resumed_run_mixes_in_the_dataset_that_it_was_given(
 @pytest.mark.parametrize(
     ("changes", "dataset", "error", "part"),
     [
-        ({"cqsac": {"policy": "MultiExpertPolcy"}}, None, ConfigError, "'MultiExpertPolicy'?"),
-        ({"run": {"device": "gpu"}}, None, ConfigError, "'gpu' is not auto"),
-        ({}, "data.h5", ConfigError, "offline_fraction is 0"),
-        ({"cqsac": {"offline_fraction": 0.5}}, "data.h5", ArtefactError, "no such dataset"),
         (
-            {"cqsac": {"offline_fraction": 0.5}, "collect": {"behaviours": ("ancor",)}},
+            {"run": {"device": "cpu"}, "cqsac": {"mixed_precision": "fp16"}},
             None,
             ConfigError,
-            "unknown behaviour 'ancor'",
+            "CUDA",
         ),
-        ({"cqsac": {"normalize": True}}, None, ConfigError, "normalize"),
+        ({}, "data.h5", ConfigError, "offline_fraction is 0"),
+        ({"cqsac": {"offline_fraction": 0.5}}, "data.h5", ArtefactError, "no such dataset"),
         ({"env_kwargs": {"action_base": "drift"}}, None, ArtefactError, "action_base"),
     ],
 )

@@ -27,6 +27,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFrequencyUnit,
 )
 
+from finflow_sb3.config_checks import dropping_fault, multiplier_fault
 from finflow_sb3.cqsac.batches import OfflineData
 from finflow_sb3.cqsac.compiling import Parts, compiled, pays, require_mode
 from finflow_sb3.cqsac.parallel import JointNoise, Workers, connect, rank
@@ -283,11 +284,9 @@ class CQSAC(Updates):
 
     def _check_arguments(self) -> None:
         n_quantiles = self.policy.critic.n_quantiles
-        if not 0 <= self.top_quantiles_to_drop_per_net < n_quantiles:
-            raise ConfigError(
-                f"top_quantiles_to_drop_per_net: {self.top_quantiles_to_drop_per_net} must lie "
-                f"between 0 and n_quantiles − 1 ({n_quantiles - 1})"
-            )
+        fault = dropping_fault(self.top_quantiles_to_drop_per_net, n_quantiles)
+        if fault is not None:
+            raise ConfigError(f"top_quantiles_to_drop_per_net: {fault}")
         if self.cal_ql and self.policy.reference_value is None:
             raise ConfigError(
                 "cal_ql needs a reference value: use MultiExpertPolicy with "
@@ -300,11 +299,9 @@ class CQSAC(Updates):
         """α_cql as a Lagrange multiplier; its logarithm is what moves."""
         if self.cql_target_action_gap is None:
             return
-        if self.cql_alpha <= 0.0 or self.cql_alpha_final is not None:
-            raise ConfigError(
-                "cql_target_action_gap needs a cql_alpha over 0 to start from, and no "
-                "cql_alpha_final"
-            )
+        fault = multiplier_fault(self.cql_alpha, self.cql_alpha_final, self.cql_target_action_gap)
+        if fault is not None:
+            raise ConfigError(f"cql_target_action_gap: {fault}")
         start = th.full((1,), math.log(self.cql_alpha), device=self.device)
         self.log_cql_alpha = start.requires_grad_()
         self.cql_alpha_optimizer = _adam(self.log_cql_alpha, self.lr_schedule)

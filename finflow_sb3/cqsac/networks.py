@@ -17,11 +17,11 @@ from torch.utils.checkpoint import checkpoint
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder
 from finflow_sb3.nets.experts import PolicyOutput, make_experts
-from finflow_sb3.nets.hidden import Regularisation, perceptron
+from finflow_sb3.nets.hidden import perceptron
 from finflow_sb3.nets.policy import sample_policy
-from finflow_sb3.nets.sizes import NetworkSizes
 from finflow_sb3.nets.stacked import StackedLinear
 from finflow_sb3.nets.tokens import Tokens
+from finflow_sb3.network_sizes import NetworkSizes, Regularisation
 
 __all__ = ["ExpertActor", "QuantileCritics", "ReferenceValue", "RegularisedActor"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch as th
@@ -29,8 +29,8 @@ from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import FlatEncoder, SetEncoder, ValueEncoder, make_encoder
 from finflow_sb3.nets.experts import PolicyOutput
-from finflow_sb3.nets.hidden import PLAIN, Regularisation
-from finflow_sb3.nets.sizes import NetworkSizes, require_regularisation
+from finflow_sb3.nets.hidden import PLAIN
+from finflow_sb3.network_sizes import NetworkSizes, Regularisation, require_regularisation
 
 __all__ = ["CQSACPolicy", "CnnPolicy", "MlpPolicy", "MultiExpertPolicy", "MultiInputPolicy"]
 
@@ -173,7 +173,7 @@ class MultiExpertPolicy(CQSACPolicy):
         gate_hidden: int = 32,
         token_hidden: int = 32,
         critic_hidden: Sequence[int] = (128, 128),
-        mixture: str = "soft",
+        mixture: Literal["soft", "full"] = "soft",
         dropout: float = 0.0,
         layer_norm: bool = False,
         gate_scale: float = 5.0,

@@ -83,10 +83,7 @@ def make_splits(
 
 
 def _row_after(dates: NDArray[np.datetime64], text: str, first_row: int, name: str) -> int:
-    try:
-        day = np.datetime64(text, "D")
-    except ValueError:
-        raise DataError(f"{name}: {text!r} is not a date; write it as YYYY-MM-DD") from None
+    day = np.datetime64(text, "D")
     if not dates[first_row] <= day < dates[-1]:
         raise DataError(
             f"{name}: {text} lies outside the usable data ({dates[first_row]} to {dates[-1]})"

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.hidden import PLAIN, Hidden, Regularisation
-from finflow_sb3.nets.sizes import NetworkSizes
+from finflow_sb3.nets.hidden import PLAIN, Hidden
 from finflow_sb3.nets.stacked import StackedLinear
 from finflow_sb3.nets.tokens import Tokens, TokenView
+from finflow_sb3.network_sizes import NetworkSizes, Regularisation
 
 __all__ = ["Components", "FlatExperts", "LayoutExperts", "PolicyOutput", "make_experts"]
 

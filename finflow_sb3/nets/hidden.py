@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PLAIN", "Hidden", "Regularisation", "StackedNorm", "perceptron"]
+from finflow_sb3.network_sizes import Regularisation
 
-
-class Regularisation(NamedTuple):
-    """Dropout probability after every hidden linear layer, and whether a layer norm follows."""
-
-    dropout: float = 0.0
-    layer_norm: bool = False
+__all__ = ["PLAIN", "Hidden", "StackedNorm", "perceptron"]
 
 
 PLAIN = Regularisation()

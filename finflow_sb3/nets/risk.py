@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finflow_sb3.config_forms import risk_parts
 from finflow_sb3.errors import ConfigError
 
 __all__ = ["risk_weights"]
-
-FORMS = "neutral, cvar:<level in (0, 1]> or wang:<strength>"
 
 
 def risk_weights(measure: str, n_quantiles: int) -> Tensor:
@@ -30,16 +29,13 @@ def risk_weights(measure: str, n_quantiles: int) -> Tensor:
 
 
 def _distorted(measure: str, u: Tensor) -> Tensor:
-    if measure == "neutral":
-        return u
-    kind, _, number = measure.partition(":")
     try:
-        value = float(number)
-    except ValueError:
-        raise ConfigError(f"risk_measure: {measure!r} is not {FORMS}") from None
-    if kind == "cvar" and 0.0 < value <= 1.0:
+        kind, value = risk_parts(measure)
+    except ConfigError as error:
+        raise ConfigError(f"risk_measure: {error}") from None
+    if kind == "cvar":
         return (u / value).clamp(max=1.0)
-    if kind == "wang" and abs(value) < 10.0:
+    if kind == "wang":
         distorted: Tensor = torch.special.ndtr(torch.special.ndtri(u) + value)
         return distorted
-    raise ConfigError(f"risk_measure: {measure!r} is not {FORMS}")
+    return u

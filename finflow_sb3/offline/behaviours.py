@@ -13,28 +13,14 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import BEHAVIOURS
 from finflow_sb3.envs.batch import PortfolioBatch
-from finflow_sb3.errors import ConfigError
 
-__all__ = ["RuleBook", "check_behaviours"]
+__all__ = ["RuleBook"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 GATE_STEP = 0.15
 TILT = 0.5
-
-
-def check_behaviours(names: tuple[str, ...]) -> None:
-    """Refuse unknown rules.
-
-    Raises
-    ------
-    ConfigError
-        Naming the unknown one and those there are.
-    """
-    for name in names:
-        if name not in BEHAVIOURS:
-            raise ConfigError(f"unknown behaviour {name!r}; known are {', '.join(BEHAVIOURS)}")
 
 
 class RuleBook:

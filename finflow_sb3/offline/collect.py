@@ -15,7 +15,7 @@ from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.market.cache import cache_folder, content_key
-from finflow_sb3.offline.behaviours import RuleBook, check_behaviours
+from finflow_sb3.offline.behaviours import RuleBook
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset
 from finflow_sb3.offline.parts import Parts, Wave
 from finflow_sb3.stopping import stop_on_signal
@@ -115,7 +115,6 @@ def collect_dataset(
     ArtefactError
         If parts are damaged.
     """
-    check_behaviours(collect.behaviours)
     rng = np.random.default_rng(seed)
     order = [BEHAVIOURS.index(name) for name in collect.behaviours]
     rules = np.resize(np.array(order), collect.episodes)

@@ -32,7 +32,7 @@ from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import present, whole_folder, write_whole
 from finflow_sb3.manifests import read_manifest, write_manifest
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.sizes import NetworkSizes
+from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.runs.tensor_files import write_tensors
 
 __all__ = [

@@ -30,7 +30,7 @@ from finflow_sb3.nets.critics import ValueEncoder, make_encoder
 from finflow_sb3.nets.experts import Components, PolicyOutput, make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.policy import policy_log_prob, sample_policy
-from finflow_sb3.nets.sizes import NetworkSizes
+from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.offline.dataset import TransitionBatch
 
 __all__ = ["ExpertIQL", "make_iql"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +18,9 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.pretrain.artefact import Artefact
+from finflow_sb3.zoo_values import activation_name
 
 __all__ = ["activation", "build_env", "build_model", "learning_rate", "pick_device"]
-
-ACTIVATIONS = ("ReLU", "Tanh", "ELU", "LeakyReLU", "SiLU", "GELU")
 
 
 def pick_device(name: str) -> str:
@@ -31,15 +29,11 @@ def pick_device(name: str) -> str:
     Raises
     ------
     ConfigError
-        If the device is unknown or not there.
+        If the device is not there.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device: {name!r} is not auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r} asked for, but torch sees no CUDA; use cpu")
     return name
 
@@ -47,10 +41,7 @@ def pick_device(name: str) -> str:
 def learning_rate(value: float | str) -> float | Callable[[float], float]:
     """A number, or the zoo's `lin_<number>`: linear from it to zero."""
     linear = isinstance(value, str) and value.startswith("lin_")
-    try:
-        start = float(str(value).removeprefix("lin_"))
-    except ValueError:
-        raise ConfigError(f"learning_rate: {value!r} is no number, nor lin_<number>") from None
+    start = float(str(value).removeprefix("lin_"))
     return (lambda remaining: remaining * start) if linear else start
 
 
@@ -168,8 +159,4 @@ def _refuse_other_sizes(wanted: dict[str, Any], seeded: dict[str, Any]) -> None:
 
 def activation(name: Any) -> Any:
     """The activation class of this name; others than the known ones are refused."""
-    if name not in ACTIVATIONS:
-        near = difflib.get_close_matches(str(name), ACTIVATIONS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(ACTIVATIONS)}"
-        raise ConfigError(f"activation_fn: {name!r} is not known; {hint}")
-    return getattr(torch.nn, name)
+    return getattr(torch.nn, activation_name(name))

@@ -25,6 +25,7 @@ from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import provenance
 from finflow_sb3.stopping import Stop
 from finflow_sb3.training.guard import GOOD, Guard, last_good
+from finflow_sb3.training.known_callbacks import KnownCallbacks
 from finflow_sb3.training.state import capture, portfolio_buffer, restore
 
 __all__ = ["EndOfTraining", "Schedule", "TrainingCallback"]
@@ -75,6 +76,7 @@ class TrainingCallback(BaseCallback):
     on_best : called with the figures when a validation is better than all before
     on_progress : called with the environment steps done
     stop_at : stop at the first boundary at or after this step, checkpoint included
+    known : callbacks that run beside it, whose counters its checkpoints hold
 
     Attributes
     ----------
@@ -92,9 +94,11 @@ class TrainingCallback(BaseCallback):
         on_best: Callable[[dict[str, float]], None],
         on_progress: Callable[[int], None] | None = None,
         stop_at: int | None = None,
+        known: KnownCallbacks | None = None,
     ):
         super().__init__()
         self.market, self.settings, self.log, self.guard = market, settings, log, guard
+        self.known = known or KnownCallbacks([])
         self.store, self.on_best, self.on_progress = store, on_best, on_progress
         self.stop_at, self.stop, self.stopping = stop_at, Stop(), False
         self.schedule = Schedule.of(settings.run, settings.env_kwargs)
@@ -233,6 +237,7 @@ class TrainingCallback(BaseCallback):
             "best": self.best if math.isfinite(self.best) else None,
             "last_validation": self.last_validation,
             "episodes": self.episodes,
+            "known": self.known.state(),
         }
         pointers: dict[str, dict[str, float]] = {GOOD: {}} if healthy else {}
         if best:
@@ -248,6 +253,7 @@ class TrainingCallback(BaseCallback):
         """
         self.seen = int(state["seen"])
         self.episodes = list(state["episodes"])
+        self.known.restore(state["known"])
         self.last_validation = dict(state["last_validation"])
         best = state["best"] if keep_best else None
         self.best = -math.inf if best is None else float(best)

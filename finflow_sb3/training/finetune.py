@@ -30,6 +30,7 @@ from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback
 from finflow_sb3.training.guard import Guard
+from finflow_sb3.training.known_callbacks import known_callbacks
 from finflow_sb3.training.monitor import Event
 from finflow_sb3.training.state import restore
 from finflow_sb3.training.trackers import tracking
@@ -92,6 +93,7 @@ def run_cqsac(
         on_seeded(report)
     total = settings.cqsac.n_timesteps
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    known = known_callbacks(settings, market, folder.path)
     if checkpoint is not None:
         restore(model, checkpoint)  # before anything is cut: it may refuse
         store.go_on_from(checkpoint)
@@ -118,13 +120,14 @@ def run_cqsac(
             on_best=keep_best,
             on_progress=status.before(on_progress),
             stop_at=stop_at,
+            known=known,
         )
         if checkpoint is not None:
             with fitting(checkpoint):
                 same = same_validation(checkpoint, settings)
                 callback.restore(checkpoint.state["callback"], keep_best=same)
                 guard.restore(checkpoint.state["monitor"])
-        _learn(model, callback, total, checkpoint is not None, tracker.callbacks)
+        _learn(model, callback, total, checkpoint is not None, [known, *tracker.callbacks])
         status.stopping = callback.stopping
         if not callback.stopping:
             log.hyperparameters(settings.flat(), callback.last_validation)
@@ -152,13 +155,8 @@ def prepare(
     Raises
     ------
     ConfigError
-        If observations are to be normalised once more, or a seeded entropy has no seed.
+        If a seeded entropy has no seed.
     """
-    if settings.cqsac.normalize:
-        raise ConfigError(
-            "normalize: observations are scaled by the market's own scaler, which travels with "
-            "every artefact; set it to false"
-        )
     env = build_env(market, settings.env_kwargs, settings.cqsac, settings.run.seed)
     model = build_model(env, market, settings.env_kwargs, settings.cqsac, settings.run, artefact)
     if dataset is not None and settings.cqsac.offline_fraction > 0.0:

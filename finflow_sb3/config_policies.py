@@ -1,0 +1,107 @@
+"""What `policy_kwargs` may hold for each policy, as far as a file can say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from finflow_sb3.config_fields import Checked, check_given, setting
+from finflow_sb3.errors import ConfigError
+from finflow_sb3.messages import remedy, shown
+from finflow_sb3.network_sizes import NetworkSizes, dropout_probability
+
+__all__ = ["CQSAC_POLICIES", "EXPERTS", "PERCEPTRONS", "check_policy_kwargs", "known_policy"]
+
+EXPERTS = "MultiExpertPolicy"
+PERCEPTRONS = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+CQSAC_POLICIES = (EXPERTS, *PERCEPTRONS)
+
+_WIDEST = 65_536
+_DEEPEST = 20
+
+
+def _net_arch(value: Any) -> Any:
+    """Widths, for actor and critics alike or as ``pi`` and ``qf``."""
+    if value is None:
+        return value
+    parts = value if isinstance(value, dict) else {"pi": value, "qf": value}
+    if set(parts) != {"pi", "qf"}:
+        raise ConfigError(f"{shown(value)} is neither a list of widths nor a mapping of pi and qf")
+    for widths in parts.values():
+        if not isinstance(widths, list) or len(widths) > _DEEPEST:
+            raise ConfigError(f"{shown(widths)} is not a list of at most {_DEEPEST} widths")
+        for width in widths:
+            if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= _WIDEST:
+                raise ConfigError(f"{shown(width)} is not a width from 1 to {_WIDEST}")
+    return value
+
+
+@dataclass(frozen=True)
+class _Common(Checked):
+    """What every policy takes."""
+
+    normalize_images: bool = setting(True, "")
+    optimizer_kwargs: dict[str, Any] | None = setting(None, "")
+    features_extractor_kwargs: dict[str, Any] | None = setting(None, "")
+    share_features_extractor: bool = setting(False, "")
+
+
+@dataclass(frozen=True)
+class _SACPolicy(_Common):
+    net_arch: Any = setting(None, "", form=_net_arch)
+    activation_fn: str = setting("ReLU", "")
+    log_std_init: float = setting(-3.0, "", -20.0, 20.0)
+    use_expln: bool = setting(False, "")
+    clip_mean: float = setting(2.0, "", 0.0, 1e6)
+    n_critics: int = setting(2, "", 1, 20)
+
+
+@dataclass(frozen=True)
+class _TQCPolicy(_SACPolicy):
+    n_quantiles: int = setting(25, "", 1, 1000)
+
+
+@dataclass(frozen=True)
+class _CQSACPolicy(_TQCPolicy):
+    dropout: float = setting(0.0, "", form=dropout_probability)
+    layer_norm: bool = setting(False, "")
+
+
+@dataclass(frozen=True)
+class _ExpertPolicy(_Common, NetworkSizes):
+    """Its layout, `gate_scale` and `with_value` come from the environment and the hand-over."""
+
+
+_KINDS: dict[str, type[Checked]] = {"sac": _SACPolicy, "tqc": _TQCPolicy, "cqsac": _CQSACPolicy}
+
+
+def known_policy(value: str) -> str:
+    """A policy of CQSAC."""
+    if value not in CQSAC_POLICIES:
+        raise ConfigError(f"{shown(value)} is not known; {remedy(value, CQSAC_POLICIES)}")
+    return value
+
+
+def check_policy_kwargs(algo: str, policy: str, kwargs: dict[str, Any]) -> None:
+    """Refuse names that the policy does not take, and values of the wrong type or range.
+
+    Parameters
+    ----------
+    algo : "iql", "cqsac", "sac" or "tqc"
+    policy : name of the policy; "iql" has the experts always
+
+    Raises
+    ------
+    ConfigError
+        Naming the key, without the section.
+    """
+    if algo == "iql":
+        kind: type[Checked] = NetworkSizes
+    elif algo == "cqsac" and policy == EXPERTS:
+        kind = _ExpertPolicy
+    else:
+        kind = _KINDS[algo]
+    try:
+        check_given(kind, kwargs, "key")
+    except ConfigError as error:
+        raise ConfigError(f"policy_kwargs: {error}") from None

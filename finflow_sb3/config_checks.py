@@ -65,7 +65,8 @@ def known_environment(env: str) -> str:
     if env in ENVIRONMENTS:
         return env
     near = difflib.get_close_matches(env[:100], ENVIRONMENTS, n=1, cutoff=0.75)
-    if near or env.startswith(_NAMESPACE):
+    bare = any(name.endswith(f"/{env}") for name in ENVIRONMENTS)
+    if near or bare or env.startswith(_NAMESPACE):
         raise ConfigError(f"unknown environment {shown(env)}; {remedy(env, ENVIRONMENTS)}")
     return env
 

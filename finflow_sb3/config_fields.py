@@ -46,22 +46,24 @@ class Checked:
     """Checks types, ranges and forms of a settings dataclass when it is made."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+        kind: Any = type(self)
+        hints = _hints(kind)
+        for item in dataclasses.fields(kind):
             value = _checked(item, getattr(self, item.name), hints[item.name])
             object.__setattr__(self, item.name, value)
 
 
 @cache
-def _hints(kind: type[Checked]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def check_given(kind: type[Checked], values: dict[str, Any], what: str) -> dict[str, Any]:
+def check_given(kind: Any, values: dict[str, Any], what: str) -> dict[str, Any]:
     """`values` as the fields of `kind` keep them; fields that are not given stay out.
 
     Parameters
     ----------
+    kind : a `Checked` dataclass
     what : what a name is, for messages ("argument of EvalCallback")
 
     Raises
@@ -69,7 +71,7 @@ def check_given(kind: type[Checked], values: dict[str, Any], what: str) -> dict[
     ConfigError
         If a name is unknown, a value wrong, or one that has no default is missing.
     """
-    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {item.name: item for item in dataclasses.fields(kind)}
     hints = _hints(kind)
     for name in values:
         if name not in fields:

@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         # Here and not afterwards: PyYAML takes quadratic time over thousands of brackets.
         if self.depth > DEEPEST:
             problem = f"nested more than {DEEPEST} deep; write it flatter"
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, problem, mark)
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)

@@ -50,8 +50,8 @@ class Contradiction(ConfigError):
 
 
 def is_portfolio(env: str) -> bool:
-    """Whether an environment is ours."""
-    return env in ENVIRONMENTS
+    """Whether an environment is ours: one of these, or a name for another universe."""
+    return env.startswith(_NAMESPACE)
 
 
 def known_environment(env: str) -> str:
@@ -65,7 +65,7 @@ def known_environment(env: str) -> str:
     if env in ENVIRONMENTS:
         return env
     near = difflib.get_close_matches(env[:100], ENVIRONMENTS, n=1, cutoff=0.75)
-    if near or env.startswith(_NAMESPACE):
+    if near or any(name.endswith(f"/{env}") for name in ENVIRONMENTS):
         raise ConfigError(f"unknown environment {shown(env)}; {remedy(env, ENVIRONMENTS)}")
     return env
 

@@ -21,7 +21,7 @@ from finflow_sb3.config_keys import (
     unknown,
 )
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.messages import remedy, shown
+from finflow_sb3.messages import one_line, remedy, shown
 from finflow_sb3.yaml_text import MOST_CHARACTERS, Lines, parse_yaml_lines
 from finflow_sb3.zoo_values import clean, parse_call
 
@@ -119,22 +119,22 @@ def read_document(path: Path, above: tuple[Path, ...] = ()) -> Document:
     ConfigError
         If a file cannot be read or has an unknown top key, or files extend each other in a ring.
     """
-    here = path.resolve()
+    here, name = path.resolve(), one_line(str(path))
     if here in above:
         ring = " -> ".join(p.name for p in (*above[above.index(here) :], here))
-        raise ConfigError(f"{path}: files extend each other in a ring ({ring}); break it")
+        raise ConfigError(one_line(f"{name}: files extend each other in a ring ({ring}); break it"))
     if len(above) >= _LONGEST_CHAIN:
-        raise ConfigError(f"{path}: extended over {_LONGEST_CHAIN} files; put some into one")
-    source = f"{path} (extended by {above[-1].name})" if above else str(path)
-    parsed = parse_yaml_lines(_text(path, source), str(path))
-    content = dict(_mapping(parsed.value, str(path)))
+        raise ConfigError(f"{name}: extended over {_LONGEST_CHAIN} files; put some into one")
+    source = one_line(f"{path} (extended by {above[-1].name})") if above else name
+    parsed = parse_yaml_lines(_text(path, source), name)
+    content = dict(_mapping(parsed.value, name))
     extends = content.pop("extends", None)
     base = None
     if extends is not None:
         if not isinstance(extends, str) or not extends or "\0" in extends:
-            raise ConfigError(f"{path}: extends: {shown(extends)} is not the name of one file")
+            raise ConfigError(f"{name}: extends: {shown(extends)} is not the name of one file")
         base = read_document(path.parent / extends, (*above, here))
-    return _document(str(path), path.stem, content, base, parsed.lines)
+    return _document(name, path.stem, content, base, parsed.lines)
 
 
 def documents_for(path: Path, env: str) -> list[Document]:
@@ -150,7 +150,7 @@ def documents_for(path: Path, env: str) -> list[Document]:
         others = document.environments()
         listed = f"it has {', '.join(others[:10]) or 'none'} (see --env)"
         hint = remedy(env, others, listed) if others else listed
-        raise ConfigError(f"{path}: no entry for {shown(env)} and no 'default'; {hint}")
+        raise ConfigError(f"{document.name}: no entry for {shown(env)} and no 'default'; {hint}")
     return list(document.chain())
 
 

@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, field
+from functools import cache
 from typing import Any, Literal
 
 from finflow_sb3.errors import ConfigError
@@ -45,17 +46,24 @@ class Checked:
     """Checks types, ranges and forms of a settings dataclass when it is made."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+        kind: Any = type(self)
+        hints = _hints(kind)
+        for item in dataclasses.fields(kind):
             value = _checked(item, getattr(self, item.name), hints[item.name])
             object.__setattr__(self, item.name, value)
 
 
-def check_given(kind: type[Checked], values: dict[str, Any], what: str) -> dict[str, Any]:
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def check_given(kind: Any, values: dict[str, Any], what: str) -> dict[str, Any]:
     """`values` as the fields of `kind` keep them; fields that are not given stay out.
 
     Parameters
     ----------
+    kind : a `Checked` dataclass
     what : what a name is, for messages ("argument of EvalCallback")
 
     Raises
@@ -63,8 +71,8 @@ def check_given(kind: type[Checked], values: dict[str, Any], what: str) -> dict[
     ConfigError
         If a name is unknown, a value wrong, or one that has no default is missing.
     """
-    fields = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    hints = _hints(kind)
     for name in values:
         if name not in fields:
             raise ConfigError(f"unknown {what} {shown(name)}; {remedy(name, list(fields))}")

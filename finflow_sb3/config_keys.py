@@ -10,7 +10,7 @@ from typing import Any
 
 from finflow_sb3.config import Settings
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.messages import remedy, shown
+from finflow_sb3.messages import one_line, remedy, shown
 from finflow_sb3.zoo_values import clean, parse_yaml
 
 __all__ = [
@@ -134,7 +134,7 @@ def written_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
     for variable in sorted(environ):
         if variable.startswith(_PREFIX) and variable not in OTHER_VARIABLES and environ[variable]:
             key = variable.removeprefix(_PREFIX).lower().replace("__", ".", 1)
-            yield key, environ[variable], variable
+            yield key, environ[variable], one_line(variable)
 
 
 def written_params(params: Sequence[str]) -> Iterator[tuple[str, str, str]]:

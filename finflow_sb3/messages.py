@@ -27,14 +27,14 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).encode(errors="backslashreplace").decode()
 
 
-def remedy(name: str, known: Collection[str], otherwise: str | None = None) -> str:
+def remedy(name: object, known: Collection[str], otherwise: str | None = None) -> str:
     """What to do about a name that is not among `known`: take the nearest, else one of them.
 
     Parameters
     ----------
     otherwise : said where none is near, instead of listing `known`
     """
-    near = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:100], list(known), n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}?"
     return otherwise or f"known: {', '.join(known)}"

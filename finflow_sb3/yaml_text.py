@@ -37,6 +37,19 @@ class Parsed:
 class _Loader(yaml.SafeLoader):
     """YAML's safe subset, in which 1e-3 is a number, a date a text and a key stands once."""
 
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        # Here and not afterwards: PyYAML takes quadratic time over thousands of brackets.
+        if self.depth > DEEPEST:
+            problem = f"nested more than {DEEPEST} deep; write it flatter"
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, problem, mark)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here and not on construction: there `<<` has put merged keys beside a mapping's own.
         node = super().compose_mapping_node(anchor)
@@ -111,40 +124,28 @@ def parse_yaml_lines(text: str, where: str) -> Parsed:
         line = "" if mark is None or "\n" not in text else f":{mark.line + 1}"
         reason = " ".join(str(error.problem or error.context).split())
         raise ConfigError(f"{where}{line}: {reason[:200]}") from None
-    except RecursionError:
-        raise _too_deep(where) from None
     except (yaml.YAMLError, ValueError, LookupError, OverflowError) as error:
         # A tag such as !!int on a text that is none ends in one of the last three.
         reason = " ".join(str(error).split())
         raise ConfigError(f"{where}: cannot be read as YAML: {reason[:200]}") from None
 
 
-def _count(node: yaml.Node, known: dict[int, tuple[int, int]], where: str) -> tuple[int, int]:
-    """How many values a node stands for, aliases written out, and how deep they go."""
+def _count(node: yaml.Node, known: dict[int, int], where: str) -> int:
+    """How many values a node stands for, aliases written out."""
     if id(node) in known:
-        size, depth = known[id(node)]
-        if size == 0:
+        if known[id(node)] == 0:
             line = node.start_mark.line + 1
             raise ConfigError(f"{where}:{line}: an alias stands for itself; write it out")
-        return size, depth
-    known[id(node)] = 0, 0  # being counted
-    size, depth = 1, 1
-    for child in _children(node):
-        more, below = _count(child, known, where)
-        size, depth = size + more, max(depth, below + 1)
+        return known[id(node)]
+    known[id(node)] = 0  # being counted
+    size = 1 + sum(_count(child, known, where) for child in _children(node))
     if size > MOST_VALUES:
         raise ConfigError(
             f"{where}: over {MOST_VALUES:,} values with its aliases written out; "
             "that is no configuration"
         )
-    if depth > DEEPEST:
-        raise _too_deep(where)
-    known[id(node)] = size, depth
-    return size, depth
-
-
-def _too_deep(where: str) -> ConfigError:
-    return ConfigError(f"{where}: nested more than {DEEPEST} deep; write it flatter")
+    known[id(node)] = size
+    return size
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:

@@ -146,7 +146,7 @@ def test_chosen_rules_and_progress() -> None:
     names = [BEHAVIOURS[i] for i in dataset.behaviour]
     assert names == ["contrarian", "equal_weight", "contrarian", "equal_weight", "contrarian"]
     assert seen == [(2, 5), (4, 5), (5, 5)]
-    with pytest.raises(ConfigError, match="unknown behaviour 'x'"):
+    with pytest.raises(ConfigError, match="'x' is not known; known: anchor"):
         collect_dataset(small_market(), ENV, CollectSettings(behaviours=("x",)), 0)
 
 

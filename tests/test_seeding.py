@@ -265,7 +265,7 @@ def test_new_normalisation_is_refused(artefact: Artefact) -> None:
 @pytest.mark.parametrize("kwargs", [{"n_quantiles": 9}, {"expert_hidden": 3}])
 def test_other_sizes_than_the_seeded_are_refused(artefact: Artefact, kwargs: Any) -> None:
     settings = Settings(
-        cqsac=CQSACSettings(n_envs=2, buffer_size=100, policy_kwargs=kwargs),
+        cqsac=CQSACSettings(n_envs=2, buffer_size=300, policy_kwargs=kwargs),
         run=RunSettings(device="cpu"),
     )
     with pytest.raises(ConfigError, match=f"{next(iter(kwargs))} .* differs from the pretrained"):
@@ -289,7 +289,7 @@ def test_target_entropy_is_the_seeded_policys(artefact: Artefact) -> None:
 
 def test_seeded_target_entropy_leaves_the_environment_alone(artefact: Artefact) -> None:
     market = small_market()
-    base = {"n_envs": 2, "buffer_size": 100, "policy_kwargs": TINY}
+    base = {"n_envs": 2, "buffer_size": 300, "policy_kwargs": TINY}
     settings = Settings(
         cqsac=CQSACSettings(**base, target_entropy="seeded"), run=RunSettings(device="cpu")
     )
@@ -306,7 +306,7 @@ def test_seeded_target_entropy_leaves_the_environment_alone(artefact: Artefact) 
 
 def test_a_seeded_run_mixes_the_offline_data(artefact: Artefact) -> None:
     settings = Settings(
-        cqsac=CQSACSettings(n_envs=2, buffer_size=100, offline_fraction=0.5),
+        cqsac=CQSACSettings(n_envs=2, buffer_size=300, offline_fraction=0.5),
         run=RunSettings(device="cpu"),
     )
     model, _ = prepare(settings, small_market(), artefact, small_dataset())

@@ -91,15 +91,20 @@ def check_text(value: str) -> str:
     return value
 
 
+# Far above what learns: a rate that diverges is for the stability monitor to see.
+LARGEST_RATE = 100
+
+
 def schedule(value: Any) -> float | str:
     """A learning rate: a number, or ``lin_<number>``, which stays text."""
     text = str(value) if isinstance(value, float) else value
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_RATE:
         return float(value)
     number = text.removeprefix("lin_") if isinstance(text, str) else ""
-    if not _NUMBER.fullmatch(number) or not 0.0 <= float(number) <= 1.0:
+    if not _NUMBER.fullmatch(number) or not 0.0 <= float(number) <= LARGEST_RATE:
         raise ConfigError(
-            f"{shown(value)} is neither a number from 0 to 1 nor a schedule such as lin_3e-4"
+            f"{shown(value)} is neither a number from 0 to {LARGEST_RATE} nor a schedule "
+            "such as lin_3e-4"
         )
     return text if text.startswith("lin_") else float(number)
 

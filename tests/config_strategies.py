@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from finflow_sb3.checks import ACTIONS, CHECKS
 from finflow_sb3.config import Settings
 from finflow_sb3.config_checks import Contradiction
 from finflow_sb3.config_keys import SECTIONS
@@ -48,7 +49,10 @@ FORMS: dict[str, st.SearchStrategy[Any]] = {
     "train_end": st.none() | dates,
     "validation_end": st.none() | dates,
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
-    "learning_rate": st.floats(0.0, 1.0) | st.sampled_from(["lin_3e-4", "lin_1"]),
+    "on_warning": st.dictionaries(st.sampled_from(list(CHECKS)), st.sampled_from(ACTIONS)),
+    "warning_limits": st.dictionaries(st.just("critic_loss"), st.floats(6.0, 1e6)),
+    "normal_limits": st.dictionaries(st.just("effective_assets"), st.floats(1.6, 1e6)),
+    "learning_rate": st.floats(0.0, 100.0) | st.sampled_from(["lin_3e-4", "lin_1"]),
     "risk_measure": st.sampled_from(["neutral", "cvar:0.25", "wang:-0.75"]),
     "ent_coef": st.floats(0.0, 10.0) | st.sampled_from(["auto", "auto_0.1", "0.1"]),
     "target_entropy": st.floats(-50.0, 50.0) | st.sampled_from(["auto", "seeded", "-3"]),

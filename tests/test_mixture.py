@@ -30,6 +30,7 @@ from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.seeding import policy_kwargs_for, seed
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.manifests import MANIFEST, write_manifest
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.distributions import (
     log_prob,
@@ -42,7 +43,7 @@ from finflow_sb3.nets.experts import FlatExperts, LayoutExperts
 from finflow_sb3.nets.noise import Draws
 from finflow_sb3.nets.policy import PolicyStep, act, policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
-from finflow_sb3.pretrain.artefact import read_artefact, write_artefact
+from finflow_sb3.pretrain.artefact import SEALED, read_artefact, write_artefact
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
 
 F64 = torch.float64
@@ -471,6 +472,8 @@ def test_artefacts_from_before_these_sizes_are_read(tmp_path: Any) -> None:
     for name in ("mixture", "dropout", "layer_norm"):
         head["sizes"].pop(name)
     path.write_text(json.dumps(head))
+    (tmp_path / MANIFEST).unlink()
+    write_manifest(tmp_path, SEALED)
     artefact = read_artefact(tmp_path)
     assert artefact.sizes == NetworkSizes(**TINY)
     assert (artefact.sizes.mixture, artefact.sizes.dropout) == ("soft", 0.0)

@@ -296,7 +296,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) -> N
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match="disk full"):
         write_whole(path, b"new")
     assert os.listdir(tmp_path) == ["a.png"] and path.read_bytes() == b"old"
 

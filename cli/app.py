@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from finflow_sb3.cli import collect, config, data, doctor, evaluate, finetune, pretrain, train
+from finflow_sb3.cli import (
+    checkpoint,
+    collect,
+    config,
+    data,
+    doctor,
+    evaluate,
+    finetune,
+    pretrain,
+    profile,
+    train,
+)
 from finflow_sb3.cli.console import print_error
 from finflow_sb3.errors import FinflowError
 
@@ -85,12 +96,14 @@ _COMMANDS = {
     "finetune": finetune.command,
     "train": train.train_command,
     "evaluate": evaluate.command,
+    "profile": profile.command,
 }
 
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(checkpoint.app, name="checkpoint")
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finflow_sb3.cli.console import print_error, print_json
-from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import refuse_flags, settings_from
+from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.runs import refuse_flags, seeded_settings
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -116,11 +116,7 @@ def command(
 def _settings(
     shared: Shared, pretrained: Path | None, episodes: int | None, **sections: dict[str, Any]
 ) -> Settings:
-    run = pretrained.parent if pretrained and pretrained.name == "best" else pretrained
-    if run is not None and (run / "config.yml").is_file():
-        settings = settings_from(run, shared, "cqsac", **sections)
-    else:
-        settings = shared_settings(shared, "cqsac", **sections)
+    settings = seeded_settings(pretrained, shared, **sections)
     if episodes is None:
         return settings
     return settings.replace(cqsac={"n_timesteps": episodes * settings.env_kwargs.episode_length})

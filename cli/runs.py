@@ -12,7 +12,7 @@ from finflow_sb3.cli.options import Shared, shared_settings
 from finflow_sb3.config import Settings
 from finflow_sb3.errors import ConfigError
 
-__all__ = ["refuse_flags", "settings_from"]
+__all__ = ["refuse_flags", "seeded_settings", "settings_from"]
 
 _FROM_VARIABLES = {"env": "FINFLOW_ENV", "preset": "FINFLOW_PRESET"}
 
@@ -63,3 +63,13 @@ def settings_from(run: Path, shared: Shared, algo: str, /, **sections: dict[str,
         write_config(dataclasses.replace(inherited, env=env), base)
         files = [base, *(shared.config or [])]
         return shared_settings(dataclasses.replace(shared, env=env, config=files), algo, **sections)
+
+
+def seeded_settings(
+    pretrained: Path | None, shared: Shared, **sections: dict[str, Any]
+) -> Settings:
+    """Settings of fine-tuning: those of the pretraining run hold too, where there is one."""
+    run = pretrained.parent if pretrained and pretrained.name == "best" else pretrained
+    if run is not None and (run / "config.yml").is_file():
+        return settings_from(run, shared, "cqsac", **sections)
+    return shared_settings(shared, "cqsac", **sections)

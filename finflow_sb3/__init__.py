@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from finflow_sb3.cqsac.cqsac import CQSAC
     from finflow_sb3.envs.portfolio import PortfolioEnv
     from finflow_sb3.envs.vec import PortfolioVecEnv
+    from finflow_sb3.exchange import export_zip, import_zip
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
+    from finflow_sb3.profiling import profile
 
     __version__: str
 
@@ -32,9 +34,12 @@ __all__ = [
     "__version__",
     "collect",
     "evaluate",
+    "export_zip",
     "finetune",
+    "import_zip",
     "load_prices",
     "pretrain",
+    "profile",
     "resolve",
     "train",
 ]
@@ -47,9 +52,12 @@ _HOMES = {
     "Settings": "config",
     "collect": "pipeline",
     "evaluate": "pipeline",
+    "export_zip": "exchange",
     "finetune": "pipeline",
+    "import_zip": "exchange",
     "load_prices": "market.sources",
     "pretrain": "pipeline",
+    "profile": "profiling",
     "resolve": "config_files",
     "train": "pipeline",
 }

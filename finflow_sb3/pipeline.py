@@ -10,6 +10,7 @@ import difflib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ __all__ = [
     "Evaluated",
     "Finetuned",
     "Pretrained",
+    "Start",
     "Trained",
     "Watch",
     "collect",
@@ -66,8 +68,14 @@ __all__ = [
     "demo_settings",
     "evaluate",
     "finetune",
+    "from_scratch",
+    "is_pretraining",
+    "new_run",
+    "note_market",
     "open_market",
+    "open_start",
     "pretrain",
+    "require_noted_market",
     "resume",
     "train",
 ]
@@ -80,7 +88,7 @@ MARKET = "market.json"
 
 
 @contextmanager
-def _new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
+def new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
     """A new run's folder. An end that comes before it holds anything of use removes it."""
     path = RunFolder.create(settings.run.log_dir, algo, settings.env).path if rank() == 0 else ""
     folder = RunFolder(Path(from_first(str(path)))).of_worker(rank())
@@ -148,7 +156,7 @@ def pretrain(
     else:
         data, path = read_dataset(Path(dataset)), Path(dataset)
         require_fit(data, market, settings.env_kwargs, str(path))
-    with _new_run(settings, "iql", watch) as folder:
+    with new_run(settings, "iql", watch) as folder:
         _note_dataset(folder, dataset)
         outcome = _pretrained(settings, market, data, folder, device, watch)
     return Pretrained(
@@ -203,22 +211,40 @@ def finetune(
     stop_at : stop with a checkpoint at the first boundary at or after this step
     """
     watch = watch or Watch()
+    start = open_start(settings, pretrained, dataset, watch)
+    settings, market, artefact = start.settings, start.market, start.artefact
+    with new_run(settings, "cqsac", watch) as folder:
+        if artefact is not None:
+            write_artefact(artefact, folder.path / "seed")
+        _note_dataset(folder, dataset)
+        note_market(folder, market)
+        return _run(settings, market, folder, artefact, start.data, watch, stop_at=stop_at)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new fine-tuning starts from; `settings` have the split dates written out."""
+
+    settings: Settings
+    market: ObservedMarket
+    artefact: Artefact | None
+    data: OfflineDataset | None
+
+
+def open_start(
+    settings: Settings, pretrained: str | Path | None, dataset: str | Path | None, watch: Watch
+) -> Start:
+    """Market, artefact and offline data of a new fine-tuning; arguments are `finetune`'s."""
     _check_finetune(settings, dataset)
     connect(torch.device(pick_device(settings.run.device)))
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
-        settings = _from_scratch(settings)
+        settings = from_scratch(settings)
     with first_goes_first():
         settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
         if artefact is not None:
             market.layout.require_equal(artefact.layout, str(pretrained))
-        data = _offline_data(settings, market, dataset, watch)
-    with _new_run(settings, "cqsac", watch) as folder:
-        if artefact is not None:
-            write_artefact(artefact, folder.path / "seed")
-        _note_dataset(folder, dataset)
-        _note_market(folder, market)
-        return _run(settings, market, folder, artefact, data, watch, stop_at=stop_at)
+        return Start(settings, market, artefact, _offline_data(settings, market, dataset, watch))
 
 
 def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
@@ -262,7 +288,7 @@ def resume(
     path = Path(run)
     named = path.absolute() if path.name.startswith("step_") else None
     folder = RunFolder.open(named.parent.parent if named else path)
-    if _is_pretraining(folder.path):
+    if is_pretraining(folder.path):
         raise ArtefactError(
             f"{path}: is a pretraining run; go on with finflow finetune --pretrained {path}"
         )
@@ -284,7 +310,7 @@ def resume(
     seeded = folder.path / "seed"
     artefact = read_artefact(seeded) if seeded.is_dir() else None
     settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
-    _require_noted_market(folder, market)
+    require_noted_market(folder, market)
     data = _offline_data(settings, market, _noted_dataset(folder), watch)
     if named is not None:
         store.rewind(named)
@@ -348,13 +374,14 @@ def _noted_dataset(folder: RunFolder) -> str | None:
     return noted.read_text().rstrip("\n") if noted.is_file() else None
 
 
-def _note_market(folder: RunFolder, market: ObservedMarket) -> None:
+def note_market(folder: RunFolder, market: ObservedMarket) -> None:
+    """Write down what `require_noted_market` compares with."""
     prices = market.prices
     content = {"rows": len(prices), "prices": _prices_key(prices, len(prices))}
     write_json(folder.path / MARKET, {**content, "layout": market.layout.as_dict()})
 
 
-def _require_noted_market(folder: RunFolder, market: ObservedMarket) -> None:
+def require_noted_market(folder: RunFolder, market: ObservedMarket) -> None:
     """Refuse to go on with another universe, or where the past has changed."""
     noted = read_json(folder.path / MARKET)
     layout = ObservationLayout.from_dict(noted.get("layout", {}))
@@ -370,7 +397,8 @@ def _prices_key(prices: PriceTable, rows: int) -> str:
     return content_key(prices.dates[:rows], prices.close[:rows], prices.assets)
 
 
-def _is_pretraining(run: Path) -> bool:
+def is_pretraining(run: Path) -> bool:
+    """Whether it is a run of `pretrain`."""
     return any((folder / "artefact.json").is_file() for folder in (run / "best", run))
 
 
@@ -383,7 +411,7 @@ def _artefact(run: Path) -> Artefact:
     raise ArtefactError(f"{run}: no pretrained artefact in it; give a run of finflow pretrain")
 
 
-def _from_scratch(settings: Settings) -> Settings:
+def from_scratch(settings: Settings) -> Settings:
     """Without an artefact there is nothing to hand over: SB3's start and target entropy."""
     changes: dict[str, Any] = {"warmup_steps": 0, "cal_ql": False}
     if settings.cqsac.target_entropy == "seeded":
@@ -442,7 +470,7 @@ def continue_training(run: str | Path, watch: Watch | None = None) -> Trained:
     run : a run of either kind, or one checkpoint of a fine-tuning run
     """
     path = Path(run)
-    if _is_pretraining(path):
+    if is_pretraining(path):
         folder = RunFolder.open(path)
         settings = folder.settings()
         dataset = _noted_dataset(folder) if settings.cqsac.offline_fraction > 0.0 else None

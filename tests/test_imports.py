@@ -31,6 +31,7 @@ LAYERS = (
     ("opening",),
     ("evaluate_run",),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
+    ("exchange", "profiling"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

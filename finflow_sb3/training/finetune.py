@@ -31,7 +31,7 @@ from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import TrainingCallback
 from finflow_sb3.training.state import restore
 
-__all__ = ["FinetuneOutcome", "run_cqsac"]
+__all__ = ["FinetuneOutcome", "keep_policy", "prepare", "require_own_scaler", "run_cqsac"]
 
 ENTROPY_STATES = 1024
 POLICY_FORMAT = "finflow-policy-1"
@@ -90,7 +90,7 @@ def run_cqsac(
 
     def keep_best(figures: dict[str, float]) -> None:
         if settings.run.save_best:
-            _keep_policy(model, market, folder.best, figures, settings)
+            keep_policy(model, market, folder.best, figures, settings)
 
     with MetricsLog(folder.metrics, board, size) as log:
         callback = TrainingCallback(
@@ -107,7 +107,7 @@ def run_cqsac(
             callback.restore(checkpoint.state["callback"])
         _learn(model, callback, settings.cqsac.n_timesteps, resumed=checkpoint is not None)
     if not settings.run.save_best:
-        _keep_policy(model, market, folder.last, callback.last_validation, settings)
+        keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
         steps=callback.seen,
         finished=not callback.stopping,
@@ -130,11 +130,7 @@ def prepare(
     ConfigError
         If observations are to be normalised once more, or a seeded entropy has no seed.
     """
-    if settings.cqsac.normalize:
-        raise ConfigError(
-            "normalize: observations are scaled by the market's own scaler, which travels with "
-            "every artefact; set it to false"
-        )
+    require_own_scaler(settings)
     env = build_env(market, settings.env_kwargs, settings.cqsac, settings.run.seed)
     model = build_model(env, market, settings.env_kwargs, settings.cqsac, settings.run, artefact)
     if dataset is not None and settings.cqsac.offline_fraction > 0.0:
@@ -149,6 +145,15 @@ def prepare(
         states = _sample_observations(settings, market).to(model.device)
         model.target_entropy = float(from_first(repr(seeded_entropy(model, states))))
     return model, report
+
+
+def require_own_scaler(settings: Settings) -> None:
+    """Raise a `ConfigError` where observations are to be normalised once more."""
+    if settings.cqsac.normalize:
+        raise ConfigError(
+            "normalize: observations are scaled by the market's own scaler, which travels with "
+            "every artefact; set it to false"
+        )
 
 
 def _sample_observations(settings: Settings, market: ObservedMarket) -> torch.Tensor:
@@ -199,7 +204,7 @@ def _graceful(callback: TrainingCallback) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _keep_policy(
+def keep_policy(
     model: CQSAC,
     market: ObservedMarket,
     target: Path,

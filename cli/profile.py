@@ -80,7 +80,7 @@ def _show(found: Profile) -> None:
         f"Updates a second: {found.updates_per_second:.1f}, under the profiler "
         f"{found.profiled_updates_per_second:.1f} ({found.overhead:+.0%} time an update)"
     )
-    line(f"Peak memory: {_megabytes(found.peak_memory)} resident, without the profiler")
+    line(f"Peak memory: {_megabytes(found.peak_memory)} resident, before the profiler began")
     if found.peak_device_memory is not None:
         line(f"Peak memory on {found.device}: {_megabytes(found.peak_device_memory)} allocated")
     line(f"Trace of {found.traced_updates} updates: {found.trace}")

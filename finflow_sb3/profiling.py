@@ -53,13 +53,14 @@ class Profile:
     Attributes
     ----------
     output, trace : the folder, and in it the Chrome trace of the first `traced_updates`
-    updates : under the profiler, and as many before without it
-    updates_per_second, profiled_updates_per_second : without the profiler, and under it
+    updates : under the profiler; there were as many without it
+    updates_per_second, profiled_updates_per_second : without the profiler, and under it, in
+        windows that take turns
     overhead : how much longer an update takes under the profiler, 0.1 for a tenth
     stages : shares are of the wall time under the profiler and add up to 1, "other" included
     operators : those that take most by themselves; from `read_updates` of the updates, as shares
         of the time of all operators
-    peak_memory : bytes resident at most, without the profiler
+    peak_memory : bytes resident at most, before the profiler began
     peak_device_memory : bytes allocated on CUDA at most, None without CUDA
     compiled : the inside of the two halves of an update can't be told apart
     """
@@ -93,8 +94,9 @@ def profile(
     """Time the fine-tuning that `finetune` would begin, stage by stage.
 
     The loop is the real one, with its metrics, from the first step on: it fills the replay
-    buffer, warms up, makes `steps` updates plain and as many under torch.profiler. Validation
-    and checkpoints, which come once in many episodes, are left out. No run is made.
+    buffer, warms up, and makes `steps` updates plain and as many under torch.profiler, by turns
+    of some updates each. Validation and checkpoints, which come once in many episodes, are left
+    out. No run is made.
 
     Parameters
     ----------

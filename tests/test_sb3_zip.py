@@ -242,7 +242,7 @@ def test_a_plain_sb3_model_comes_in(work: Work, tmp_path: Path) -> None:
     """A CQSAC that never was in a finflow run."""
     settings = tiny_settings(work.folder, run={"log_dir": str(tmp_path / "logs")})
     env = PortfolioVecEnv(open_market(settings), 4, seed=0, episode_length=20)
-    model = CQSAC("MultiExpertPolicy", env, policy_kwargs=TINY, batch_size=16, device="cpu")
+    model = CQSAC("MultiExpertPolicy", env, policy_kwargs=dict(TINY), batch_size=16, device="cpu")
     model.learn(140).save(tmp_path / "plain")
     imported = import_zip(tmp_path / "plain.zip", settings, trust=True)
     np.testing.assert_array_equal(

@@ -1,8 +1,8 @@
-"""The training loop, timed plain and then under torch.profiler, in one `learn`.
+"""The training loop, timed plain and under torch.profiler, in one `learn`.
 
-The profiler works in windows of some updates. What it recorded of most windows is dropped, and
-of a few is read between windows, with the clock stopped: a run's worth of events would fill
-gigabytes.
+Windows of some updates are timed plain and under the profiler by turns, so that both meet the
+same load of the machine. What the profiler recorded of most windows is dropped, and of a few is
+read between windows, with the clock stopped: a run's worth of events would fill gigabytes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Measured:
     seconds, plain_seconds : wall time of these, whole rollouts
     traced : updates in the trace
     reading : what a few of the windows show of operators and of the backward pass
-    peak_resident : bytes that were resident at most before the profiler began
+    peak_resident : bytes that were resident at most before the profiler began, in the warm-up
+        and the first plain window
     peak_device : bytes that torch had allocated on CUDA at most by then, None without
     """
 
@@ -98,7 +99,7 @@ def measure(
 
 
 class _Rounds(BaseCallback):
-    """Warm-up, plain updates, updates under the profiler: each ends between two rollouts."""
+    """A warm-up, then windows of both kinds by turns; each ends between two rollouts."""
 
     model: CQSAC
 
@@ -123,7 +124,7 @@ class _Rounds(BaseCallback):
 
     @property
     def done(self) -> int:
-        """Critic updates since this round began."""
+        """Critic updates since this window began."""
         return self.model._n_updates * self.model.utd_ratio - self.base
 
     def steps_needed(self) -> int:
@@ -133,8 +134,9 @@ class _Rounds(BaseCallback):
         rollout = frequency * model.n_envs
         each = rollout if model.gradient_steps < 0 else model.gradient_steps
         updates = self.plan.warm_up + 2 * self.plan.updates
-        # Each round may end in the middle of what one rollout brings.
-        rollouts = -(-updates // (each * model.utd_ratio)) + 4
+        # Each window may take a rollout that it does not need whole.
+        windows = 1 + 2 * -(-self.plan.updates // WINDOW)
+        rollouts = -(-updates // (each * model.utd_ratio)) + windows
         return int(model.learning_starts) + rollout * (rollouts + 1)
 
     def _on_rollout_start(self) -> None:
@@ -154,31 +156,33 @@ class _Rounds(BaseCallback):
     def _warm_up(self) -> None:
         self.on_progress("warming up", min(self.done, self.plan.warm_up), self.plan.warm_up)
         if self.done >= self.plan.warm_up and self.done > 0:
-            self.on_progress("timing", 0, self.plan.updates)
             self._begin(self._plain)
 
     def _plain(self) -> None:
-        if self.done < self.plan.updates:
+        found = self.measured
+        if not self._whole(found.plain_updates):
             return
         self._synchronise()
-        found = self.measured
-        found.plain_updates, found.plain_seconds = self.done, time.perf_counter() - self.since
-        found.peak_resident, found.compiled = peak_resident(), is_compiled(self.model)
-        if self.model.device.type == "cuda":
-            found.peak_device = torch.cuda.max_memory_allocated(self.model.device)
-        self.open.enter_context(staged(self.model, self.training, found.clock))
+        found.plain_seconds += time.perf_counter() - self.since
+        found.plain_updates += self.done
+        if self.windows == 0:
+            found.peak_resident, found.compiled = peak_resident(), is_compiled(self.model)
+            if self.model.device.type == "cuda":
+                found.peak_device = torch.cuda.max_memory_allocated(self.model.device)
         self._open_window()
 
     def _profiled(self) -> None:
-        whole = self.measured.updates + self.done >= self.plan.updates
-        if self.done < WINDOW and not whole:
+        if not self._whole(self.measured.updates):
             return
         self._close_window()
-        if whole:
-            self.open.close()
+        if self.measured.updates >= self.plan.updates:
             self.round = self._nothing
         else:
-            self._open_window()
+            self._begin(self._plain)
+
+    def _whole(self, before: int) -> bool:
+        """Whether this window has its updates, or those that the plan lacks."""
+        return self.done >= WINDOW or before + self.done >= self.plan.updates
 
     def _nothing(self) -> None:
         """The measuring is over; the next step ends `learn`."""
@@ -190,22 +194,18 @@ class _Rounds(BaseCallback):
         activities = [ProfilerActivity.CPU]
         if self.model.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
+        self.open.enter_context(staged(self.model, self.training, self.measured.clock))
         self.window = profile(activities=activities)
-        self.open.callback(self._stop_window)  # of a run that ends early
         self.window.start()
+        self.open.callback(self.window.stop)
         self._begin(self._profiled)
-
-    def _stop_window(self) -> None:
-        if self.window is not None:
-            window, self.window = self.window, None
-            window.stop()
 
     def _close_window(self) -> None:
         self._synchronise()
         found, updates, window = self.measured, self.done, self.window
         found.seconds += time.perf_counter() - self.since
         found.updates += updates
-        self._stop_window()
+        self.open.close()
         assert window is not None
         if self.windows == 0:
             window.export_chrome_trace(str(self.trace))
@@ -213,6 +213,7 @@ class _Rounds(BaseCallback):
         every = -(-self.plan.updates // (WINDOW * READ_WINDOWS))
         if self.windows % every == 0:
             found.reading.add(window, updates)
+        self.window = None
         self.windows += 1
 
     def _synchronise(self) -> None:

@@ -37,8 +37,7 @@ def command(
 ) -> None:
     """Time the fine-tuning that finetune would begin, stage by stage, under torch.profiler.
 
-    No run is made: the trace (for chrome://tracing or ui.perfetto.dev) and the figures are all
-    that is written.
+    No run is made: a Chrome trace and the figures are all that is written.
     """
     settings = seeded_settings(pretrained, shared)
 

@@ -176,6 +176,7 @@ class _Rounds(BaseCallback):
             return
         self._close_window()
         if self.measured.updates >= self.plan.updates:
+            self.on_progress("profiling", self.plan.updates, self.plan.updates)
             self.round = self._nothing
         else:
             self._begin(self._plain)

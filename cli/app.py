@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from finflow_sb3.cli import (
+    checkpoint,
     collect,
     config,
     data,
@@ -18,6 +19,7 @@ from finflow_sb3.cli import (
     finetune,
     plot,
     pretrain,
+    profile,
     train,
     watch,
 )
@@ -98,12 +100,14 @@ _COMMANDS = {
     "evaluate": evaluate.command,
     "plot": plot.command,
     "watch": watch.command,
+    "profile": profile.command,
 }
 
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(checkpoint.app, name="checkpoint")
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finflow_sb3.cli.console import print_json
-from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.options import Shared, shared_options
 from finflow_sb3.cli.runs import (
     CHANGING,
     FIXED_BY_RUN,
     refuse_flags,
-    settings_from,
+    seeded_settings,
     settings_of_resumed,
 )
 from finflow_sb3.errors import ConfigError
@@ -124,12 +124,7 @@ def command(
 def _settings(
     shared: Shared, pretrained: Path | None, episodes: int | None, **sections: dict[str, Any]
 ) -> Settings:
-    run = pretrained.parent if pretrained and pretrained.name == "best" else pretrained
-    if run is not None and (run / "config.yml").is_file():
-        settings = settings_from(run, shared, "cqsac", **sections)
-    else:
-        settings = shared_settings(shared, "cqsac", **sections)
-    return _with_episodes(settings, episodes)
+    return _with_episodes(seeded_settings(pretrained, shared, **sections), episodes)
 
 
 def _with_episodes(settings: Settings, episodes: int | None) -> Settings:

@@ -15,6 +15,7 @@ __all__ = [
     "CHANGING",
     "FIXED_BY_RUN",
     "refuse_flags",
+    "seeded_settings",
     "settings_from",
     "settings_of_resumed",
 ]
@@ -74,3 +75,13 @@ def settings_from(run: Path, shared: Shared, algo: str, /, **sections: dict[str,
     from finflow_sb3.config_files import read_config
 
     return shared_settings(shared, algo, read_config(run / "config.yml"), **sections)
+
+
+def seeded_settings(
+    pretrained: Path | None, shared: Shared, **sections: dict[str, Any]
+) -> Settings:
+    """Settings of fine-tuning: those of the pretraining run hold too, where there is one."""
+    run = pretrained.parent if pretrained and pretrained.name == "best" else pretrained
+    if run is not None and (run / "config.yml").is_file():
+        return settings_from(run, shared, "cqsac", **sections)
+    return shared_settings(shared, "cqsac", **sections)

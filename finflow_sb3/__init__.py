@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from finflow_sb3.cqsac.cqsac import CQSAC
     from finflow_sb3.envs.portfolio import PortfolioEnv
     from finflow_sb3.envs.vec import PortfolioVecEnv
+    from finflow_sb3.exchange import export_zip, import_zip
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
+    from finflow_sb3.profiling import profile
     from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
     from finflow_sb3.runs.snapshot import take_snapshot
 
@@ -35,10 +37,13 @@ __all__ = [
     "__version__",
     "collect",
     "evaluate",
+    "export_zip",
     "finetune",
+    "import_zip",
     "load_prices",
     "plot",
     "pretrain",
+    "profile",
     "resolve",
     "resume",
     "resume_collecting",
@@ -55,10 +60,13 @@ _HOMES = {
     "Settings": "config",
     "collect": "pipeline",
     "evaluate": "pipeline",
+    "export_zip": "exchange",
     "finetune": "pipeline",
+    "import_zip": "exchange",
     "load_prices": "market.sources",
     "plot": "plot_runs",
     "pretrain": "pipeline",
+    "profile": "profiling",
     "resolve": "config_files",
     "resume": "resuming",
     "resume_collecting": "resuming",

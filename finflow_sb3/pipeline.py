@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,7 @@ __all__ = [
     "Evaluated",
     "Finetuned",
     "Pretrained",
+    "Start",
     "Trained",
     "Watch",
     "collect",
@@ -55,7 +57,11 @@ __all__ = [
     "demo_settings",
     "evaluate",
     "finetune",
+    "from_scratch",
+    "is_pretraining",
+    "new_run",
     "open_market",
+    "open_start",
     "pretrain",
     "run_finetuning",
     "run_pretraining",
@@ -67,7 +73,7 @@ Mode = Literal["demo", "full", "offline", "online"]
 
 
 @contextmanager
-def _new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
+def new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
     """A new run's folder. An end that comes before it holds anything of use removes it."""
     path = RunFolder.create(settings.run.log_dir, algo, settings.env).path if rank() == 0 else ""
     folder = RunFolder(Path(from_first(str(path)))).of_worker(rank())
@@ -175,7 +181,7 @@ def pretrain(
     pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
     data, path = transitions_for(settings, market, dataset, watch)
-    with _new_run(settings, "iql", watch) as folder:
+    with new_run(settings, "iql", watch) as folder:
         note_dataset(folder, dataset)
         note_plan(folder, plan)
         note_market(folder, market)
@@ -274,22 +280,42 @@ def finetune(
     stop_at : stop with a checkpoint at the first boundary at or after this step
     """
     watch = watch or Watch()
-    _check_finetune(settings, dataset)
-    connect(torch.device(pick_device(settings.run.device)))
-    artefact = None if pretrained is None else _artefact(Path(pretrained))
-    if artefact is None:
-        settings = _from_scratch(settings)
-    with first_goes_first():
-        settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
-        if artefact is not None:
-            market.layout.require_equal(artefact.layout, str(pretrained))
-        data = offline_data(settings, market, dataset, watch)
-    with _new_run(settings, "cqsac", watch) as folder:
+    start = open_start(settings, pretrained, dataset, watch)
+    settings, market, artefact = start.settings, start.market, start.artefact
+    with new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
         note_dataset(folder, dataset)
         note_market(folder, market)
-        return run_finetuning(settings, market, folder, artefact, data, watch, stop_at=stop_at)
+        return run_finetuning(
+            settings, market, folder, artefact, start.data, watch, stop_at=stop_at
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new fine-tuning starts from; `settings` have the split dates written out."""
+
+    settings: Settings
+    market: ObservedMarket
+    artefact: Artefact | None
+    data: OfflineDataset | None
+
+
+def open_start(
+    settings: Settings, pretrained: str | Path | None, dataset: str | Path | None, watch: Watch
+) -> Start:
+    """Market, artefact and offline data of a new fine-tuning; arguments are `finetune`'s."""
+    _check_finetune(settings, dataset)
+    connect(torch.device(pick_device(settings.run.device)))
+    artefact = None if pretrained is None else _artefact(Path(pretrained))
+    if artefact is None:
+        settings = from_scratch(settings)
+    with first_goes_first():
+        settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
+        if artefact is not None:
+            market.layout.require_equal(artefact.layout, str(pretrained))
+        return Start(settings, market, artefact, offline_data(settings, market, dataset, watch))
 
 
 def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
@@ -358,7 +384,7 @@ def _artefact(run: Path) -> Artefact:
     raise ArtefactError(f"{run}: no pretrained artefact in it; give a run of finflow pretrain")
 
 
-def _from_scratch(settings: Settings) -> Settings:
+def from_scratch(settings: Settings) -> Settings:
     """Without an artefact there is nothing to hand over: SB3's start and target entropy."""
     changes: dict[str, Any] = {"warmup_steps": 0, "cal_ql": False}
     if settings.cqsac.target_entropy == "seeded":

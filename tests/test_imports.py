@@ -37,7 +37,7 @@ LAYERS = (
     ("opening", "run_notes"),
     ("evaluate_run", "plot_runs"),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
-    ("resuming",),
+    ("exchange", "profiling", "resuming"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -35,7 +35,7 @@ from finflow_sb3.training.monitor import Event
 from finflow_sb3.training.state import restore
 from finflow_sb3.training.trackers import tracking
 
-__all__ = ["FinetuneOutcome", "run_cqsac"]
+__all__ = ["FinetuneOutcome", "keep_policy", "prepare", "run_cqsac"]
 
 ENTROPY_STATES = 1024
 POLICY_FORMAT = "finflow-policy-1"
@@ -101,7 +101,7 @@ def run_cqsac(
 
     def keep_best(figures: dict[str, float]) -> None:
         if settings.run.save_best:
-            _keep_policy(model, market, folder.best, figures, settings)
+            keep_policy(model, market, folder.best, figures, settings)
 
     size = metrics_size(checkpoint)
     step = None if checkpoint is None else model.num_timesteps
@@ -132,7 +132,7 @@ def run_cqsac(
         if not callback.stopping:
             log.hyperparameters(settings.flat(), callback.last_validation)
     if not settings.run.save_best:
-        _keep_policy(model, market, folder.last, callback.last_validation, settings)
+        keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
         steps=callback.seen,
         finished=not callback.stopping,
@@ -207,7 +207,7 @@ def _learn(
         callback.finish()
 
 
-def _keep_policy(
+def keep_policy(
     model: CQSAC,
     market: ObservedMarket,
     target: Path,

@@ -63,7 +63,7 @@ def test_verify_names_all_that_is_damaged(copy: Path) -> None:
         lines, (f"{first}/policy", f"{second}/state", f"{last}/mani"), strict=True
     ):
         assert line.startswith("error: ") and words in line
-    assert result.stdout.count(": whole") == len(list_checkpoints(copy)) - 2
+    assert result.stdout.count(": whole") == len(list_checkpoints(copy)) - 3
     answer = run("checkpoint", "verify", copy, "--json")
     assert answer.exit_code == 1 and len(json.loads(answer.stdout)["damaged"]) == 3
 

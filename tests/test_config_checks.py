@@ -81,7 +81,7 @@ def test_contradictions_are_refused(params: list[str], parts: list[str]) -> None
         ("risk_measure:cvar:2", ["risk_measure", "cvar:<level in (0, 1]>"]),
         ("ent_coef:auto_0", ["ent_coef", "start over 0"]),
         ("target_entropy:low", ["target_entropy", "seeded"]),
-        ("learning_rate:2", ["learning_rate", "from 0 to 1"]),
+        ("learning_rate:200", ["learning_rate", "from 0 to 100"]),
         ("threads:fast", ["threads", "a whole number or auto"]),
         ("run.seed:1.5", ["run.seed", "1.5 is not a whole number"]),
         ("fee:.nan", ["env_kwargs.fee", "not a number"]),

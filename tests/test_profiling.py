@@ -25,6 +25,7 @@ from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.training import memory
 from finflow_sb3.training.callbacks import TrainingCallback
 from finflow_sb3.training.finetune import prepare
+from finflow_sb3.training.guard import Guard
 from finflow_sb3.training.profiled import Measured, Plan, measure
 from finflow_sb3.training.stages import STAGES, StageClock, staged
 from finflow_sb3.training.trace_events import BACKWARD, FORWARD, NODE, Reading, penalty_part
@@ -145,7 +146,7 @@ def test_a_pretrained_run_seeds_it(folder: Path, tmp_path: Path) -> None:
         ({"steps": 0}, {}, "steps: 0 leaves nothing"),
         ({"updates_warmup": -1}, {}, "updates_warmup: -1 is negative"),
         ({}, {"gradient_steps": 0}, "gradient_steps: 0 makes no update"),
-        ({}, {"policy_kwargs": {"nonsense": 1}}, "make no model"),
+        ({}, {"policy_kwargs": {"nonsense": 1}}, "unknown key 'nonsense'"),
     ],
 )
 def test_refusals_leave_nothing_behind(
@@ -163,7 +164,8 @@ def ready(folder: Path, log: MetricsLog) -> tuple[CQSAC, TrainingCallback, Obser
     settings = from_scratch(settings_in(folder, folder / "logs"))
     market = open_market(settings)
     model, _ = prepare(settings, market)
-    callback = TrainingCallback(market, settings.env_kwargs, settings.run, log, None, on_best=dict)
+    guard = Guard(settings.monitor, model, log)
+    callback = TrainingCallback(market, settings, log, guard, None, on_best=dict)
     return model, callback, market
 
 

@@ -27,7 +27,8 @@ from finflow_sb3.config_files import read_config
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError, FinflowError
 from finflow_sb3.exchange import Exported, Imported, export_zip, import_zip
 from finflow_sb3.opening import open_market
-from finflow_sb3.pipeline import evaluate, finetune, pretrain, resume
+from finflow_sb3.pipeline import evaluate, finetune, pretrain
+from finflow_sb3.resuming import resume
 from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
 from finflow_sb3.training.trained import load_policy
 

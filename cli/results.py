@@ -86,6 +86,8 @@ def show_finetuned(finetuned: Finetuned) -> None:
     lines = {"Run": str(finetuned.run), "Steps": f"{finetuned.steps:,}"}
     if finetuned.best is not None:
         lines["Best validation Sharpe"] = number(finetuned.best, "ratio")
+    if finetuned.stopped is not None:
+        lines["Ended early"] = finetuned.stopped
     lines["Stability"] = _stability(finetuned.stability)
     if (finetuned.run / "best").is_dir():
         lines["Next"] = command("evaluate", finetuned.run)

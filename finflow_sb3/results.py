@@ -78,7 +78,8 @@ class Finetuned:
 
     Attributes
     ----------
-    finished : False where it was stopped before its end
+    finished : False where it was stopped before its end; an early stop for want of improvement
+        is one
     best : validation Sharpe of what `best/` holds
     stopped : why the stability monitor stopped it, None where it did not
     stability : by check its level, last and worst figure, warnings, and actions by kind

@@ -204,6 +204,7 @@ def test_patience_ends_a_run_that_no_longer_improves(
     done = finetune(settings_of(tmp_path, {"patience": 3}, run={"evaluate_interval": 1}))
     assert done.stopped == "validation Sharpe was not better than 0.5 in 3 validations"
     assert done.best == 0.5 and done.steps == 80
+    assert done.finished  # there is nothing to go on for: `train` goes on to the report
     (event,) = lines(done.run, "event")
     assert (event["check"], event["action"]) == ("patience", "stop")
     assert newest(done.run).state["counters"]["num_timesteps"] == 80

@@ -128,14 +128,14 @@ def run_cqsac(
                 callback.restore(checkpoint.state["callback"], keep_best=same)
                 guard.restore(checkpoint.state["monitor"])
         _learn(model, callback, total, checkpoint is not None, [known, *tracker.callbacks])
-        status.stopping = callback.stopping
+        status.stopping = callback.stopping and not guard.early
         if not callback.stopping:
             log.hyperparameters(settings.flat(), callback.last_validation)
     if not settings.run.save_best:
         keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
         steps=callback.seen,
-        finished=not callback.stopping,
+        finished=not callback.stopping or guard.early,
         best=callback.best if callback.best > float("-inf") else None,
         validation=callback.last_validation,
         seeding=report,

@@ -16,7 +16,7 @@ from finflow_sb3.cqsac.parallel import any_of, highest
 from finflow_sb3.errors import CheckpointError
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
-from finflow_sb3.training.monitor import Event, Monitor, due_action
+from finflow_sb3.training.monitor import PATIENCE, Event, Monitor, due_action
 from finflow_sb3.training.state import portfolio_env
 
 __all__ = ["GOOD", "Guard", "last_good"]
@@ -35,6 +35,7 @@ class Guard:
     Attributes
     ----------
     reason : of a stop that the monitor asked for
+    early : whether that was for want of improvement: the run has come to its end
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Guard:
         self.monitor = Monitor(settings, env.num_envs, env.layout.action_size)
         self.updates_seen = 0
         self.reason: str | None = None
+        self.early = False
         model.track_gradients = settings.enabled
 
     # ---------------------------------------------------------------- what it sees
@@ -117,8 +119,10 @@ class Guard:
 
     def _stop_because(self, events: list[Event], more: str = "") -> None:
         due = due_action(events)
-        texts = [event.message for event in events if event.action == due]
-        self.reason = (texts[0] if texts else "another process asked for it") + more
+        causes = [event for event in events if event.action == due]
+        self.early = bool(causes) and all(event.check == PATIENCE for event in causes)
+        message = causes[0].message if causes else "another process asked for it"
+        self.reason = message + more
 
     def _write(self, events: list[Event], **more: Any) -> None:
         for event in events:

@@ -19,7 +19,7 @@ from finflow_sb3.config import MonitorSettings
 from finflow_sb3.errors import CheckpointError
 from finflow_sb3.training.watched import Course, RewardWindow, effective_number, policy_width
 
-__all__ = ["Event", "Monitor", "due_action"]
+__all__ = ["PATIENCE", "Event", "Monitor", "due_action"]
 
 # Of `train`'s figures: those that a check takes as they are.
 UPDATE_FIGURES = {

@@ -13,7 +13,7 @@ from config_helpers import one_line, settled, writer
 from pipeline_fixtures import tiny_settings
 from stable_baselines3.common import callbacks as sb3
 
-from finflow_sb3 import pipeline
+from finflow_sb3 import pipeline, resuming
 from finflow_sb3.config_callbacks import CALLBACKS, known_callbacks
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.errors import ConfigError
@@ -97,7 +97,7 @@ def test_they_run_and_stop_and_go_on_exactly(tmp_path: Path) -> None:
     assert whole.steps < settings.cqsac.n_timesteps  # two backtests without a better one
     half = pipeline.finetune(settings, stop_at=96)
     assert (half.steps, half.finished) == (96, False)
-    resumed = pipeline.resume(half.run)
+    resumed = resuming.resume(half.run)
     assert resumed.steps == whole.steps
     for name in ("metrics.jsonl", "config.yml"):
         assert (resumed.run / name).read_bytes() == (whole.run / name).read_bytes()

@@ -47,7 +47,8 @@ from finflow_sb3.cqsac.replay import (  # noqa: E402
 )
 from finflow_sb3.envs.observations import observe_source  # noqa: E402
 from finflow_sb3.envs.portfolio import make_spaces  # noqa: E402
-from finflow_sb3.pipeline import finetune, resume  # noqa: E402
+from finflow_sb3.pipeline import finetune  # noqa: E402
+from finflow_sb3.resuming import resume  # noqa: E402
 
 N_ENVS = 500
 # Steps of all environments after the buffer is full, each with an update.

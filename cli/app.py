@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from finflow_sb3.cli import collect, config, data, doctor, evaluate, finetune, pretrain, train
+from finflow_sb3.cli import (
+    collect,
+    config,
+    data,
+    doctor,
+    evaluate,
+    finetune,
+    plot,
+    pretrain,
+    train,
+    watch,
+)
 from finflow_sb3.cli.console import print_error
 from finflow_sb3.errors import FinflowError
 
@@ -85,6 +96,8 @@ _COMMANDS = {
     "finetune": finetune.command,
     "train": train.train_command,
     "evaluate": evaluate.command,
+    "plot": plot.command,
+    "watch": watch.command,
 }
 
 for _name, _command in _COMMANDS.items():

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.runs import refuse_flags
+
+if TYPE_CHECKING:
+    from finflow_sb3.config import Settings
+    from finflow_sb3.pipeline import Collected
 
 __all__ = ["command"]
 
@@ -31,23 +39,61 @@ def command(
     noise: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise around each action.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Go on with the collection that was to write FILE."),
+    ] = None,
 ) -> None:
     """Let known allocation rules trade the training split, and keep what they did."""
     names = None if behaviours is None else [name.strip() for name in behaviours.split(",")]
     flags = {"episodes": episodes, "n_envs": n_envs, "behaviours": names, "noise": noise}
-    settings = shared_settings(shared, None, collect=flags)
+    if resume is not None:
+        why = "--resume: a collection goes on with the settings that it had"
+        refuse_flags(why, shared, {**flags, "save_path": save_path})
+        collected = _resumed(resume)
+    else:
+        collected = _new(shared_settings(shared, None, collect=flags), save_path)
+    if shared.json:
+        print_json(collected)
+    else:
+        from finflow_sb3.cli.results import show_collected
 
+        show_collected(collected)
+
+
+def _new(settings: Settings, save_path: Path | None) -> Collected:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.pipeline import collect
 
-    with watching() as watch:
-        collected = collect(settings, save_path, watch)
-    if shared.json:
-        print_json(collected)
-    else:
-        from finflow_sb3.cli.results import show_collected
+    with watching() as watch, _stopping(save_path):
+        return collect(settings, save_path, watch)
 
-        show_collected(collected, settings.market.prices)
+
+def _resumed(dataset: Path) -> Collected:
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.resuming import resume_collecting
+
+    with watching() as watch, _stopping(dataset):
+        return resume_collecting(dataset, watch)
+
+
+@contextmanager
+def _stopping(dataset: Path | None) -> Iterator[None]:
+    """Say how to go on with a collection that was stopped, and exit with 130."""
+    from finflow_sb3.cli.watching import stopped
+    from finflow_sb3.offline.collect import CollectionStopped
+
+    try:
+        yield
+    except CollectionStopped:
+        if dataset is not None:
+            stopped("stopped", "collect --resume", dataset)
+        else:
+            print("stopped; the same command goes on where it was", file=sys.stderr)
+        raise typer.Exit(130) from None

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finflow_sb3.cli.console import print_error, print_json
+from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import refuse_flags, settings_from
+from finflow_sb3.cli.runs import (
+    CHANGING,
+    FIXED_BY_RUN,
+    refuse_flags,
+    settings_from,
+    settings_of_resumed,
+)
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
-    from finflow_sb3.pipeline import Finetuned
+    from finflow_sb3.pipeline import Finetuned, Pretrained
 
 __all__ = [
     "GradientCheckpointing",
@@ -27,7 +33,11 @@ __all__ = [
 
 Resume = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Go on with a run, or from one checkpoint of it."),
+    typer.Option(
+        metavar="RUN",
+        help="Go on with a run, or from one checkpoint of it; settings given here change it, and "
+        "--prices with a longer history has it learn from the new days.",
+    ),
 ]
 MixedPrecision = Annotated[
     bool | None,
@@ -96,11 +106,9 @@ def command(
     if n_timesteps is not None and sac_episodes is not None:
         raise ConfigError("--n-timesteps and --sac-episodes say the same; give one of the two")
     if resume is not None:
-        own: dict[str, Any] = {"pretrained": pretrained, "dataset": dataset}
-        own["sac_episodes"] = sac_episodes
-        own |= {**cqsac, "n_timesteps": None, **run}
-        refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
-        finetuned = _resumed(resume, n_timesteps)
+        refuse_flags(FIXED_BY_RUN, shared, {"pretrained": pretrained, "dataset": dataset}, CHANGING)
+        settings = settings_of_resumed(resume, shared, "cqsac", cqsac=cqsac, run=run)
+        finetuned = _resumed(resume, _with_episodes(settings, sac_episodes), shared.prices)
     else:
         settings = _settings(shared, pretrained, sac_episodes, cqsac=cqsac, run=run)
         finetuned = _new(settings, pretrained, dataset)
@@ -121,6 +129,10 @@ def _settings(
         settings = settings_from(run, shared, "cqsac", **sections)
     else:
         settings = shared_settings(shared, "cqsac", **sections)
+    return _with_episodes(settings, episodes)
+
+
+def _with_episodes(settings: Settings, episodes: int | None) -> Settings:
     if episodes is None:
         return settings
     return settings.replace(cqsac={"n_timesteps": episodes * settings.env_kwargs.episode_length})
@@ -137,19 +149,20 @@ def _new(settings: Settings, pretrained: Path | None, dataset: Path | None) -> F
         return finetune(settings, pretrained, dataset, watch=watch)
 
 
-def _resumed(run: Path, n_timesteps: int | None) -> Finetuned:
+def _resumed(run: Path, settings: Settings, prices: str | None) -> Finetuned:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
-    from finflow_sb3.pipeline import resume
+    from finflow_sb3.resuming import resume
 
     with watching() as watch:
-        return resume(run, n_timesteps, watch=watch)
+        return resume(run, watch=watch, settings=settings, prices=prices)
 
 
-def check_finished(finetuned: Finetuned, go_on: str) -> None:
-    """Say how to go on with a run that was stopped, and exit with 130.
+def check_finished(finetuned: Finetuned | Pretrained, go_on: str) -> None:
+    """Say how to go on with a run that was stopped, and exit with 130, or with 1 where the
+    stability monitor stopped it.
 
     Parameters
     ----------
@@ -159,9 +172,7 @@ def check_finished(finetuned: Finetuned, go_on: str) -> None:
         return
     from finflow_sb3.cli.watching import stopped
 
-    what = f"stopped at step {finetuned.steps:,}"
-    if (finetuned.run / "checkpoints" / "latest.json").is_file():
-        stopped(what, go_on, finetuned.run)
-    else:
-        print_error(f"{what}; save_latest is off, so that there is no checkpoint to go on from")
-    raise typer.Exit(130)
+    reason = getattr(finetuned, "stopped", None)
+    because = "" if reason is None else f" as {reason}"
+    stopped(f"stopped at step {finetuned.steps:,}{because}", go_on, finetuned.run)
+    raise typer.Exit(130 if reason is None else 1)

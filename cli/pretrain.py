@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finflow_sb3.cli.console import print_json
+from finflow_sb3.cli.finetune import Resume, check_finished
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
 from finflow_sb3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finflow_sb3.config import Settings
+    from finflow_sb3.pipeline import Pretrained
 
 __all__ = ["command"]
 
@@ -33,8 +39,12 @@ def command(
     iql_temperature: Annotated[
         float | None, typer.Option(metavar="T", help="The same as a divisor: β = 1/T.")
     ] = None,
+    resume: Resume = None,
 ) -> None:
-    """Learn an allocation from offline data; the best epoch on validation is kept."""
+    """Learn an allocation from offline data; the best epoch on validation is kept.
+
+    Ctrl-C saves a checkpoint.
+    """
     flags = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
@@ -42,22 +52,41 @@ def command(
         "expectile": expectile,
         "weight_temp": _inverse_temperature(weight_temp, iql_temperature),
     }
-    settings = shared_settings(shared, "iql", iql=flags)
+    if resume is not None:
+        refuse_flags(FIXED_BY_RUN, shared, {"dataset": dataset}, CHANGING)
+        settings = settings_of_resumed(resume, shared, "iql", iql=flags)
+        pretrained = _resumed(resume, settings, shared.prices)
+    else:
+        pretrained = _new(shared_settings(shared, "iql", iql=flags), dataset)
+    if shared.json:
+        print_json(pretrained)
+    check_finished(pretrained, "pretrain --resume")
+    if not shared.json:
+        from finflow_sb3.cli.results import show_pretrained
 
+        show_pretrained(pretrained)
+
+
+def _new(settings: Settings, dataset: Path | None) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.pipeline import pretrain
 
-    with watching(interrupted="finetune --pretrained") as watch:
-        pretrained = pretrain(settings, dataset, watch)
-    if shared.json:
-        print_json(pretrained)
-    else:
-        from finflow_sb3.cli.results import show_pretrained
+    with watching() as watch:
+        return pretrain(settings, dataset, watch=watch)
 
-        show_pretrained(pretrained)
+
+def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.resuming import resume_pretraining
+
+    with watching() as watch:
+        return resume_pretraining(run, watch=watch, settings=settings, prices=prices)
 
 
 def _inverse_temperature(weight_temp: float | None, temperature: float | None) -> float | None:

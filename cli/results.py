@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -49,7 +50,7 @@ def command(text: str, *paths: Path) -> str:
     return " ".join(["finflow", text, *(shlex.quote(str(path)) for path in paths)])
 
 
-def show_collected(collected: Collected, prices: str) -> None:
+def show_collected(collected: Collected) -> None:
     table = _table("behaviour", "episodes", "mean reward a step", "mean distance")
     for name, (episodes, reward, distance) in collected.behaviours.items():
         row = (f"{episodes:,}", number(reward, "plain"), number(distance, "plain"))
@@ -60,6 +61,7 @@ def show_collected(collected: Collected, prices: str) -> None:
         f"{collected.path}"
     )
     if collected.path.suffix != ".npz":
+        prices = collected.prices
         source = "" if prices == "us20" else f" --prices {shlex.quote(prices)}"
         _line(f"Next: {command('pretrain --dataset', collected.path)}{source}")
 
@@ -84,9 +86,22 @@ def show_finetuned(finetuned: Finetuned) -> None:
     lines = {"Run": str(finetuned.run), "Steps": f"{finetuned.steps:,}"}
     if finetuned.best is not None:
         lines["Best validation Sharpe"] = number(finetuned.best, "ratio")
+    lines["Stability"] = _stability(finetuned.stability)
     if (finetuned.run / "best").is_dir():
         lines["Next"] = command("evaluate", finetuned.run)
     _panel("Fine-tuned", table, lines)
+
+
+def _stability(checks: dict[str, dict[str, Any]]) -> str:
+    """Which checks warned, how often, and their worst figures."""
+    if not checks:
+        return "not watched"
+    warned = [
+        f"{name} {found['warnings']} × (worst {found['worst']:.4g})"
+        for name, found in checks.items()
+        if found["warnings"]
+    ]
+    return f"warnings: {', '.join(warned)}" if warned else f"no warnings, {len(checks)} checks"
 
 
 def show_evaluated(evaluated: Evaluated) -> None:

@@ -11,7 +11,17 @@ from finflow_sb3.cli.options import Shared, shared_settings
 from finflow_sb3.config import Settings
 from finflow_sb3.errors import ConfigError
 
-__all__ = ["refuse_flags", "settings_from"]
+__all__ = [
+    "CHANGING",
+    "FIXED_BY_RUN",
+    "refuse_flags",
+    "settings_from",
+    "settings_of_resumed",
+]
+
+FIXED_BY_RUN = "--resume: a run stays where it is, with the start that it had"
+CHANGING = ("prices", "config", "param", "preset", "device", "seed")
+"""Shared options that a run may be resumed with; what can't change is refused by name."""
 
 _FROM_VARIABLES = {"env": "FINFLOW_ENV", "preset": "FINFLOW_PRESET"}
 
@@ -41,6 +51,18 @@ def refuse_flags(why: str, shared: Shared, own: dict[str, Any], keep: tuple[str,
     ]
     if given:
         raise ConfigError(f"{why}; leave out {', '.join(given)}")
+
+
+def settings_of_resumed(
+    path: Path, shared: Shared, algo: str, /, **sections: dict[str, Any]
+) -> Settings:
+    """The run's own settings with what is given now; prices are the library's to compare."""
+    from finflow_sb3.runs.checkpoints import named_checkpoint
+    from finflow_sb3.runs.folder import RunFolder
+
+    named = named_checkpoint(path)
+    run = RunFolder.open(named.parent.parent if named else path).path
+    return settings_from(run, dataclasses.replace(shared, prices=None), algo, **sections)
 
 
 def settings_from(run: Path, shared: Shared, algo: str, /, **sections: dict[str, Any]) -> Settings:

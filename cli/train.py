@@ -17,7 +17,7 @@ from finflow_sb3.cli.finetune import (
     precision,
 )
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import refuse_flags
+from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ __all__ = ["demo_command", "train_command"]
 
 Mode = Literal["demo", "full", "offline", "online"]
 ALGO = {"offline": "iql", "online": "cqsac"}
+# Bare keys of a resumed run, of whichever phase, that both phases have.
+ALGO_OF_RUN = "cqsac"
 
 
 @shared_options
@@ -69,8 +71,9 @@ def train_command(
         **cqsac,
     }
     if resume is not None:
-        refuse_flags("--resume: a resumed run keeps its config.yml", shared, own)
-        trained = _resumed(resume)
+        refuse_flags(FIXED_BY_RUN, shared, own, CHANGING)
+        settings = settings_of_resumed(resume, shared, ALGO_OF_RUN)
+        trained = _resumed(resume, settings, shared.prices)
     else:
         chosen = mode or "full"
         if chosen == "demo" and (iql_epochs is not None or sac_episodes is not None):
@@ -108,7 +111,7 @@ def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.pipeline import demo_settings, train
 
-    with watching(interrupted="train --resume") as watch:
+    with watching() as watch:
         if mode == "demo":
             small = demo_settings(settings)
             console.print(
@@ -121,22 +124,23 @@ def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
         return train(settings, mode, dataset, watch)
 
 
-def _resumed(run: Path) -> Trained:
+def _resumed(run: Path, settings: Settings, prices: str | None) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
-    from finflow_sb3.pipeline import continue_training
+    from finflow_sb3.resuming import continue_training
 
     with watching() as watch:
-        return continue_training(run, watch)
+        return continue_training(run, watch, settings=settings, prices=prices)
 
 
 def _show(trained: Trained, as_json: bool) -> None:
     if as_json:
         print_json(trained)
-    if trained.finetuned is not None:
-        check_finished(trained.finetuned, "train --resume")
+    for stage in (trained.pretrained, trained.finetuned):
+        if stage is not None:
+            check_finished(stage, "train --resume")
     if not as_json and trained.evaluated is not None:
         from finflow_sb3.cli.results import show_evaluated
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -21,9 +20,15 @@ from finflow_sb3.config import ANCHORS
 from finflow_sb3.cqsac.seeding import SeedReport
 from finflow_sb3.pipeline import Watch
 from finflow_sb3.pretrain.run import Epoch
+from finflow_sb3.training.monitor import Event
 
 __all__ = ["TerminalWatch", "say", "stopped", "watching"]
 
+ACTIONS = {
+    "cut_lr": "learning rates are cut",
+    "rollback": "back to the last good checkpoint",
+    "stop": "the run stops",
+}
 STAGES = {"episodes": "collecting"}
 WIDE = 116
 READ_EVERY = 1.0
@@ -40,24 +45,11 @@ def stopped(what: str, command: str, run: Path) -> None:
 
 
 @contextmanager
-def watching(interrupted: str | None = None) -> Iterator[TerminalWatch]:
-    """A watch whose bar ends with the block.
-
-    Parameters
-    ----------
-    interrupted : the command that goes on from a pretraining run which Ctrl-C ended after its
-        first epoch, as in "finetune --pretrained"
-    """
+def watching() -> Iterator[TerminalWatch]:
+    """A watch whose bar ends with the block."""
     watch = TerminalWatch()
     try:
         yield watch
-    except KeyboardInterrupt:
-        watch.close()
-        run = watch.run
-        if interrupted is None or run is None or not (run / "best" / "artefact.json").is_file():
-            raise
-        stopped(f"stopped after epoch {watch.epochs}, the best one is kept", interrupted, run)
-        raise typer.Exit(130) from None
     finally:
         watch.close()
 
@@ -114,6 +106,10 @@ class TerminalWatch(Watch):
         copied = ", ".join(f"{name} {count:,}" for name, count in report.copied.items())
         console.print(Text(f"Seeded exactly, in parameters: {copied}."))
         console.print(Text(f"Starts fresh: {', '.join(report.fresh)}."))
+
+    def warned(self, event: Event) -> None:
+        what = "" if event.action == "warn" else f": {ACTIONS[event.action]}"
+        say(f"Step {event.step:,}: {event.message}{what}.", "yellow")
 
     def remark(self, text: str) -> None:
         self.close()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
+    from finflow_sb3.plot_runs import plot_runs as plot
+    from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
+    from finflow_sb3.runs.snapshot import take_snapshot
 
     __version__: str
 
@@ -34,8 +37,13 @@ __all__ = [
     "evaluate",
     "finetune",
     "load_prices",
+    "plot",
     "pretrain",
     "resolve",
+    "resume",
+    "resume_collecting",
+    "resume_pretraining",
+    "take_snapshot",
     "train",
 ]
 
@@ -49,10 +57,17 @@ _HOMES = {
     "evaluate": "pipeline",
     "finetune": "pipeline",
     "load_prices": "market.sources",
+    "plot": "plot_runs",
     "pretrain": "pipeline",
     "resolve": "config_files",
+    "resume": "resuming",
+    "resume_collecting": "resuming",
+    "resume_pretraining": "resuming",
+    "take_snapshot": "runs.snapshot",
     "train": "pipeline",
 }
+_OWN_NAMES = {"plot": "plot_runs"}
+"""Public names that are called otherwise at home, where they would say too little."""
 
 if not TYPE_CHECKING:  # a type checker would take any misspelt name for one of Any
 
@@ -62,7 +77,8 @@ if not TYPE_CHECKING:  # a type checker would take any misspelt name for one of 
 
             value: Any = installed_version()
         elif name in _HOMES:
-            value = getattr(import_module(f"finflow_sb3.{_HOMES[name]}"), name)
+            home = import_module(f"finflow_sb3.{_HOMES[name]}")
+            value = getattr(home, _OWN_NAMES.get(name, name))
         else:
             raise AttributeError(f"module 'finflow_sb3' has no attribute {name!r}")
         globals()[name] = value

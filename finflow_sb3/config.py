@@ -7,10 +7,12 @@ splits. Files, environment variables and precedence are in `config_files.py`.
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from finflow_sb3 import config_forms as forms
+from finflow_sb3.checks import CHECKS, Action, Level, complete_actions, complete_bounds
 from finflow_sb3.config_callbacks import known_callbacks
 from finflow_sb3.config_checks import check_settings, known_environment
 from finflow_sb3.config_fields import Checked, setting
@@ -25,6 +27,7 @@ __all__ = [
     "EnvSettings",
     "IQLSettings",
     "MarketSettings",
+    "MonitorSettings",
     "RunSettings",
     "Settings",
 ]
@@ -208,6 +211,41 @@ class RunSettings(Checked):
     max_checkpoints: int = setting(5, "checkpoints kept", 1, 10**6)
     log_interval: int = setting(2000, "environment steps between lines of metrics.jsonl", 1, 10**9)
     tensorboard: bool = setting(True, "write TensorBoard events")
+    track: Literal["off", "wandb", "mlflow"] = setting("off", "tracker that runs are sent to")
+
+
+@dataclass(frozen=True)
+class MonitorSettings(Checked):
+    """What fine-tuning is watched for, and what follows a warning. `checks.CHECKS` has the checks.
+
+    The three mappings are by check and complete: what is not given is the check's default.
+    """
+
+    enabled: bool = setting(True, "watch fine-tuning; off makes no check at all")
+    on_warning: dict[str, Action] = setting({}, "by check: off, warn, cut_lr, rollback or stop")
+    warning_limits: dict[str, float] = setting({}, "by check: beyond it is a warning")
+    normal_limits: dict[str, float] = setting({}, "by check: up to it a figure is normal")
+    reward_window: int = setting(2000, "rewards that reward_outlier compares with", 10, 10**6)
+    cut_factor: float = setting(0.5, "learning rates are multiplied by it at a cut", 0.001, 0.999)
+    max_rollbacks: int = setting(3, "rollbacks, after which the run stops instead", 0, 10**6)
+    cooldown: int = setting(5000, "steps between two events of the same check", 0, 10**9)
+    patience: int | None = setting(
+        None, "validations without improvement before an early stop; null is never", 1, 10**6
+    )
+    min_improvement: float = setting(0.0, "of the Sharpe ratio, to count as one", 0.0, 100.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        normal, limits = complete_bounds(self.normal_limits, self.warning_limits)
+        object.__setattr__(self, "on_warning", complete_actions(self.on_warning))
+        object.__setattr__(self, "normal_limits", normal)
+        object.__setattr__(self, "warning_limits", limits)
+
+    def level(self, check: str, value: float) -> Level:
+        """Whether a figure is `ok`, a `notice` or a `warning`; NaN and infinity are a warning."""
+        fixed = CHECKS[check]
+        normal = self.normal_limits.get(check, fixed.normal)
+        return fixed.level(value, normal, self.warning_limits.get(check, fixed.limit))
 
 
 @dataclass(frozen=True)
@@ -227,6 +265,7 @@ class Settings:
     iql: IQLSettings = field(default_factory=IQLSettings)
     cqsac: CQSACSettings = field(default_factory=CQSACSettings)
     run: RunSettings = field(default_factory=RunSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
 
     def __post_init__(self) -> None:
         known_environment(self.env)
@@ -236,6 +275,16 @@ class Settings:
         """Plain nested dictionaries, ready for YAML and JSON."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
+
+    def flat(self) -> dict[str, bool | int | float | str]:
+        """One level, as in ``{"cqsac.gamma": 0.99}``; what is not plain is written as JSON."""
+        found: dict[str, bool | int | float | str] = {}
+        for section, content in self.as_dict().items():
+            named = content if isinstance(content, dict) else {"": content}
+            for name, value in named.items():
+                plain = isinstance(value, (bool, int, float, str))
+                found[f"{section}.{name}".rstrip(".")] = value if plain else json.dumps(value)
+        return found
 
     def replace(self, **changes: dict[str, Any]) -> Settings:
         """A copy with single settings changed: ``replace(cqsac={"gamma": 0.9})``."""

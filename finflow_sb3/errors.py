@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 __all__ = [
     "ArtefactError",
     "CheckpointError",
@@ -9,6 +12,7 @@ __all__ = [
     "DataError",
     "FinflowError",
     "MissingExtraError",
+    "StorageError",
 ]
 
 
@@ -34,3 +38,18 @@ class CheckpointError(FinflowError):
 
 class MissingExtraError(FinflowError):
     """An optional dependency that is not installed."""
+
+
+class StorageError(FinflowError):
+    """A file that could not be written: a full disk, a quota, a device that fails."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], error: OSError) -> StorageError:
+        """What the system said about writing `path`, and what to do."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "disk full; free some space"
+        elif error.errno == errno.EFBIG:
+            reason = "larger than files may become here (ulimit -f); raise the limit"
+        else:
+            reason = f"{error.strerror or error}; see that it can be written"
+        return cls(f"{os.fspath(path)}: could not be written: {reason}")

@@ -15,43 +15,33 @@ from typing import Any, Literal
 import torch
 
 from finflow_sb3.config import Settings
-from finflow_sb3.config_files import write_config
+from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.compiling import require_mode
-from finflow_sb3.cqsac.parallel import (
-    any_of,
-    connect,
-    first_goes_first,
-    from_first,
-    rank,
-    require_alone,
-    world_size,
-)
+from finflow_sb3.cqsac.parallel import connect, first_goes_first, from_first, rank, require_alone
 from finflow_sb3.cqsac.precision import Precision
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
+from finflow_sb3.errors import ArtefactError, ConfigError, StorageError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
-from finflow_sb3.files import write_whole
-from finflow_sb3.market.cache import content_key
-from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.files import present
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset, require_fit
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
+from finflow_sb3.offline.parts import Parts
 from finflow_sb3.opening import open_market, open_pinned
-from finflow_sb3.pretrain.artefact import (
-    Artefact,
-    read_artefact,
-    read_json,
-    write_artefact,
-    write_json,
-)
-from finflow_sb3.pretrain.run import PretrainOutcome, run_iql
+from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
+from finflow_sb3.pretrain.course import Tensors
+from finflow_sb3.pretrain.run import run_iql, start_iql
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
+from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan
+from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.runs.provenance import metrics_size, provenance, same_validation
+from finflow_sb3.runs.status import StatusFile
+from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
+from finflow_sb3.training.trackers import tracking
 
 __all__ = [
     "Collected",
@@ -61,21 +51,19 @@ __all__ = [
     "Trained",
     "Watch",
     "collect",
-    "continue_training",
+    "collect_into",
     "demo_settings",
     "evaluate",
     "finetune",
     "open_market",
     "pretrain",
-    "resume",
+    "run_finetuning",
+    "run_pretraining",
     "train",
 ]
 
 
-DATASET = "dataset.txt"
-"""In a run: the dataset that was named, so that a resumed run goes on with the same."""
-MARKET = "market.json"
-"""In a run: its layout and a hash of its prices, so that a resumed run goes on with the same."""
+Mode = Literal["demo", "full", "offline", "online"]
 
 
 @contextmanager
@@ -89,15 +77,32 @@ def _new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]
         watch.started(folder.path)
         yield folder
     except BaseException:
-        if not (folder.best.is_dir() or folder.checkpoints.is_dir()):
+        if not (present(folder.best).is_dir() or folder.checkpoints.is_dir()):
             shutil.rmtree(folder.path)
         raise
+
+
+@contextmanager
+def going_on(folder: RunFolder, verb: str) -> Iterator[None]:
+    """Say how to go on with a run that a full disk has stopped."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; checkpoints are whole: go on with finflow {verb} --resume {folder.path}"
+        ) from error
 
 
 def collect(
     settings: Settings, save_path: str | Path | None = None, watch: Watch | None = None
 ) -> Collected:
-    """Collect offline data; into the cache, or into `save_path` (`.h5`, or `.npz` to export)."""
+    """Collect offline data; into the cache, or into `save_path` (`.h5`, or `.npz` to export).
+
+    Raises
+    ------
+    CollectionStopped
+        If a signal stops it; `resume_collecting` goes on.
+    """
     require_alone("collect")
     watch = watch or Watch()
     path = None if save_path is None else Path(save_path)
@@ -106,16 +111,35 @@ def collect(
     settings, market = open_pinned(settings, None, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch)
-    else:
-        dataset = collect_dataset(
-            market,
-            settings.env_kwargs,
-            settings.collect,
-            settings.run.seed,
-            on_progress=lambda done, total: watch.progress("episodes", done, total),
-        )
-        (write_npz if path.suffix == ".npz" else write_dataset)(dataset, path)
-    return Collected(path, len(dataset), dataset.n_episodes, dataset.returns_by_behaviour())
+        return _collected(dataset, path, settings)
+    Parts(path).start(plain_yaml(settings).encode())
+    return collect_into(settings, market, path, watch)
+
+
+def collect_into(settings: Settings, market: ObservedMarket, path: Path, watch: Watch) -> Collected:
+    """Collect the dataset of a file, or go on with what was collected for it."""
+    parts = Parts(path)
+    dataset = collect_dataset(
+        market,
+        settings.env_kwargs,
+        settings.collect,
+        settings.run.seed,
+        on_progress=lambda done, total: watch.progress("episodes", done, total),
+        parts=parts,
+    )
+    (write_npz if path.suffix == ".npz" else write_dataset)(dataset, path)
+    parts.remove()
+    return _collected(dataset, path, settings)
+
+
+def _collected(dataset: OfflineDataset, path: Path, settings: Settings) -> Collected:
+    return Collected(
+        path=path,
+        prices=settings.market.prices,
+        transitions=len(dataset),
+        episodes=dataset.n_episodes,
+        behaviours=dataset.returns_by_behaviour(),
+    )
 
 
 def _cached(
@@ -131,55 +155,105 @@ def _cached(
 
 
 def pretrain(
-    settings: Settings, dataset: str | Path | None = None, watch: Watch | None = None
+    settings: Settings,
+    dataset: str | Path | None = None,
+    stop_at: int | None = None,
+    watch: Watch | None = None,
+    plan: Mode = "full",
 ) -> Pretrained:
-    """Learn from offline data with IQL; collects it (or takes it from the cache) if not given."""
+    """Learn from offline data with IQL; collects it (or takes it from the cache) if not given.
+
+    Parameters
+    ----------
+    stop_at : stop with a checkpoint after this gradient step
+    plan : what `resuming.continue_training` does after it; `train` says so
+    """
     require_alone("pretrain")
     watch = watch or Watch()
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    device = pick_device(settings.run.device)
+    pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
-    if dataset is None:
-        data, path = _cached(settings, market, watch)
-    else:
-        data, path = read_dataset(Path(dataset)), Path(dataset)
-        require_fit(data, market, settings.env_kwargs, str(path))
+    data, path = transitions_for(settings, market, dataset, watch)
     with _new_run(settings, "iql", watch) as folder:
-        _note_dataset(folder, dataset)
-        outcome = _pretrained(settings, market, data, folder, device, watch)
-    return Pretrained(
-        run=folder.path,
-        dataset=path,
-        best_epoch=outcome.best.number,
-        validation=outcome.best.validation,
-        untrained=untrained(market, settings.env_kwargs),
-    )
+        note_dataset(folder, dataset)
+        note_plan(folder, plan)
+        note_market(folder, market)
+        return run_pretraining(settings, market, data, path, folder, watch, stop_at=stop_at)
 
 
-def _pretrained(
+def transitions_for(
+    settings: Settings, market: ObservedMarket, dataset: str | Path | None, watch: Watch
+) -> tuple[OfflineDataset, Path]:
+    """The named dataset, or the one of these settings."""
+    if dataset is None:
+        return _cached(settings, market, watch)
+    data = read_dataset(Path(dataset))
+    require_fit(data, market, settings.env_kwargs, str(dataset))
+    return data, Path(dataset)
+
+
+def run_pretraining(
     settings: Settings,
     market: ObservedMarket,
     data: OfflineDataset,
+    dataset: Path,
     folder: RunFolder,
-    device: str,
     watch: Watch,
-) -> PretrainOutcome:
-    total = settings.iql.epochs * settings.iql.steps_per_epoch
+    checkpoint: Checkpoint | None = None,
+    stop_at: int | None = None,
+) -> Pretrained:
+    """Train IQL in a run's folder, from the start or from a checkpoint of it."""
+    env, iql, seed = settings.env_kwargs, settings.iql, settings.run.seed
+    device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
+    started = start_iql(market, env, iql, seed, device, checkpoint)
+    store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    if checkpoint is not None:
+        store.go_on_from(checkpoint)
+        if not same_validation(checkpoint, settings):
+            started.course.best = None
     board = folder.tensorboard if settings.run.tensorboard else None
-    with MetricsLog(folder.metrics, board) as log:
-        return run_iql(
+    size, step = metrics_size(checkpoint), None if checkpoint is None else checkpoint.step
+    with (
+        going_on(folder, "pretrain"),
+        tracking(settings, folder) as tracker,
+        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
+        StatusFile(folder.status, "pretraining", total, step or 0) as status,
+        stop_on_signal() as ask,
+    ):
+
+        def keep(step: int, tensors: Tensors, state: dict[str, Any]) -> None:
+            log.sync()
+            store.write(step, tensors, {**state, **provenance(settings, log.size)})
+
+        outcome = run_iql(
             data,
             market,
-            settings.env_kwargs,
-            settings.iql,
-            settings.run.seed,
+            env,
+            iql,
+            seed,
             device=device,
             log=log,
             on_epoch=watch.epoch,
             on_best=lambda artefact: write_artefact(artefact, folder.best),
-            on_step=lambda step: watch.progress("pretraining", step, total),
+            on_step=status.before(lambda step: watch.progress("pretraining", step, total)),
+            on_checkpoint=keep,
+            started=started,
+            stop=lambda step: ask.asked or (stop_at is not None and step >= stop_at),
         )
+        status.stopping = not outcome.finished
+        validation = {} if outcome.best is None else outcome.best.validation
+        if outcome.finished:
+            log.hyperparameters(settings.flat(), validation)
+    return Pretrained(
+        run=folder.path,
+        dataset=dataset,
+        steps=outcome.steps,
+        finished=outcome.finished,
+        best_epoch=None if outcome.best is None else outcome.best.number,
+        validation=validation,
+        untrained=untrained(market, env),
+    )
 
 
 def finetune(
@@ -209,13 +283,13 @@ def finetune(
         settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
         if artefact is not None:
             market.layout.require_equal(artefact.layout, str(pretrained))
-        data = _offline_data(settings, market, dataset, watch)
+        data = offline_data(settings, market, dataset, watch)
     with _new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
-        _note_dataset(folder, dataset)
-        _note_market(folder, market)
-        return _run(settings, market, folder, artefact, data, watch, stop_at=stop_at)
+        note_dataset(folder, dataset)
+        note_market(folder, market)
+        return run_finetuning(settings, market, folder, artefact, data, watch, stop_at=stop_at)
 
 
 def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
@@ -232,73 +306,7 @@ def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
 
 
-def resume(
-    run: str | Path,
-    n_timesteps: int | None = None,
-    stop_at: int | None = None,
-    watch: Watch | None = None,
-) -> Finetuned:
-    """Go on with a run from its latest checkpoint, or from one that is named.
-
-    Parameters
-    ----------
-    run : the run's folder, or one checkpoint in it
-    n_timesteps : train to this many steps instead of what the run was set to
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint is missing, truncated or altered.
-    """
-    watch = watch or Watch()
-    path = Path(run)
-    named = path.absolute() if path.name.startswith("step_") else None
-    folder = RunFolder.open(named.parent.parent if named else path)
-    if _is_pretraining(folder.path):
-        raise ArtefactError(
-            f"{path}: is a pretraining run; go on with finflow finetune --pretrained {path}"
-        )
-    settings = folder.settings()
-    connect(torch.device(pick_device(settings.run.device)))
-    if folder.workers != world_size():
-        raise CheckpointError(
-            f"{folder.path}: was trained by {folder.workers} processes; go on with as many "
-            f"(torchrun --nproc-per-node {folder.workers} -m finflow_sb3.cli.app finetune)"
-        )
-    if rank() > 0:
-        folder = folder.of_worker(rank())
-        named = folder.checkpoints / named.name if named else None
-    if n_timesteps is not None:
-        settings = settings.replace(cqsac={"n_timesteps": n_timesteps})
-    store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
-    checkpoint = read_checkpoint(named or store.pointed("latest"))
-    _require_same_step(checkpoint)
-    seeded = folder.path / "seed"
-    artefact = read_artefact(seeded) if seeded.is_dir() else None
-    settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
-    _require_noted_market(folder, market)
-    data = _offline_data(settings, market, _noted_dataset(folder), watch)
-    if named is not None:
-        store.rewind(named)
-    if n_timesteps is not None:
-        write_config(settings, folder.path / "config.yml")
-    watch.started(folder.path)
-    step = checkpoint.state["counters"]["num_timesteps"]
-    watch.remark(f"Resuming at step {step:,} of {settings.cqsac.n_timesteps:,}.")
-    return _run(settings, market, folder, artefact, data, watch, checkpoint, stop_at)
-
-
-def _require_same_step(checkpoint: Checkpoint) -> None:
-    """Processes that were killed may have written their last checkpoints a step apart."""
-    name = checkpoint.path.name
-    if any_of(name != from_first(name)):
-        raise CheckpointError(
-            f"{checkpoint.path}: other processes stopped elsewhere; name one checkpoint that all "
-            "have (--resume RUN/checkpoints/step_N)"
-        )
-
-
-def _run(
+def run_finetuning(
     settings: Settings,
     market: ObservedMarket,
     folder: RunFolder,
@@ -308,18 +316,21 @@ def _run(
     checkpoint: Checkpoint | None = None,
     stop_at: int | None = None,
 ) -> Finetuned:
+    """Train CQSAC in a run's folder, from the start or from a checkpoint of it."""
     total = settings.cqsac.n_timesteps
-    outcome: FinetuneOutcome = run_cqsac(
-        settings,
-        market,
-        folder,
-        artefact,
-        data,
-        checkpoint,
-        stop_at,
-        on_progress=lambda step: watch.progress("fine-tuning", min(step, total), total),
-        on_seeded=watch.seeded,
-    )
+    with going_on(folder, "finetune"):
+        outcome: FinetuneOutcome = run_cqsac(
+            settings,
+            market,
+            folder,
+            artefact,
+            data,
+            checkpoint,
+            stop_at,
+            on_progress=lambda step: watch.progress("fine-tuning", min(step, total), total),
+            on_seeded=watch.seeded,
+            on_event=watch.warned,
+        )
     return Finetuned(
         run=folder.path,
         steps=outcome.steps,
@@ -327,49 +338,21 @@ def _run(
         best=outcome.best,
         validation=outcome.validation,
         seeded=None if outcome.seeding is None else outcome.seeding.copied,
+        stopped=outcome.stopped,
+        stability=outcome.stability,
     )
 
 
-def _note_dataset(folder: RunFolder, dataset: str | Path | None) -> None:
-    if dataset is not None:
-        write_whole(folder.path / DATASET, f"{Path(dataset).resolve()}\n".encode())
-
-
-def _noted_dataset(folder: RunFolder) -> str | None:
-    noted = folder.path / DATASET
-    return noted.read_text().rstrip("\n") if noted.is_file() else None
-
-
-def _note_market(folder: RunFolder, market: ObservedMarket) -> None:
-    prices = market.prices
-    content = {"rows": len(prices), "prices": _prices_key(prices, len(prices))}
-    write_json(folder.path / MARKET, {**content, "layout": market.layout.as_dict()})
-
-
-def _require_noted_market(folder: RunFolder, market: ObservedMarket) -> None:
-    """Refuse to go on with another universe, or where the past has changed."""
-    noted = read_json(folder.path / MARKET)
-    layout = ObservationLayout.from_dict(noted.get("layout", {}))
-    layout.require_equal(market.layout, market.prices.source)
-    if noted.get("prices") != _prices_key(market.prices, int(noted.get("rows", 0))):
-        raise ArtefactError(
-            f"{folder.path}: was trained on other prices than {market.prices.source} has now; "
-            "give it the same past, or start a new run"
-        )
-
-
-def _prices_key(prices: PriceTable, rows: int) -> str:
-    return content_key(prices.dates[:rows], prices.close[:rows], prices.assets)
-
-
-def _is_pretraining(run: Path) -> bool:
-    return any((folder / "artefact.json").is_file() for folder in (run / "best", run))
+def is_pretraining(run: Path) -> bool:
+    if (run / "artefact.json").is_file():
+        return True
+    return (run / PLAN).is_file() or (present(run / "best") / "artefact.json").is_file()
 
 
 def _artefact(run: Path) -> Artefact:
     if not run.is_dir():
         raise ArtefactError(f"{run}: no such run; give a run of finflow pretrain")
-    for folder in (run / "best", run):
+    for folder in (present(run / "best"), run):
         if (folder / "artefact.json").is_file():
             return read_artefact(folder)
     raise ArtefactError(f"{run}: no pretrained artefact in it; give a run of finflow pretrain")
@@ -383,19 +366,13 @@ def _from_scratch(settings: Settings) -> Settings:
     return settings.replace(cqsac=changes)
 
 
-def _offline_data(
+def offline_data(
     settings: Settings, market: ObservedMarket, dataset: str | Path | None, watch: Watch
 ) -> OfflineDataset | None:
+    """What fine-tuning mixes in; None where it mixes in nothing."""
     if settings.cqsac.offline_fraction == 0.0:
         return None
-    if dataset is None:
-        return _cached(settings, market, watch)[0]
-    data = read_dataset(Path(dataset))
-    require_fit(data, market, settings.env_kwargs, str(dataset))
-    return data
-
-
-Mode = Literal["demo", "full", "offline", "online"]
+    return transitions_for(settings, market, dataset, watch)[0]
 
 
 def train(
@@ -415,7 +392,10 @@ def train(
     if mode != "offline":
         _check_finetune(settings, None)
     if mode != "online":
-        pretrained = pretrain(settings, dataset, watch)
+        plan: Mode = "offline" if mode == "offline" else "full"
+        pretrained = pretrain(settings, dataset, watch=watch, plan=plan)
+        if not pretrained.finished:
+            return Trained(pretrained, None, None)
     if mode != "offline":
         source = pretrained.run if pretrained else None
         mixed = dataset if settings.cqsac.offline_fraction > 0.0 else None
@@ -425,26 +405,6 @@ def train(
     last = finetuned.run if finetuned else pretrained.run if pretrained else None
     assert last is not None
     return Trained(pretrained, finetuned, evaluate(last, watch=watch))
-
-
-def continue_training(run: str | Path, watch: Watch | None = None) -> Trained:
-    """Go on with what `train` left: fine-tuning from its latest checkpoint or, where only a
-    pretraining run is given, from its best epoch; then evaluate.
-
-    Parameters
-    ----------
-    run : a run of either kind, or one checkpoint of a fine-tuning run
-    """
-    path = Path(run)
-    if _is_pretraining(path):
-        folder = RunFolder.open(path)
-        settings = folder.settings()
-        dataset = _noted_dataset(folder) if settings.cqsac.offline_fraction > 0.0 else None
-        finetuned = finetune(settings, path, dataset, watch=watch)
-    else:
-        finetuned = resume(path, watch=watch)
-    evaluated = evaluate(finetuned.run, watch=watch) if finetuned.finished else None
-    return Trained(None, finetuned, evaluated)
 
 
 def demo_settings(settings: Settings) -> Settings:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from finflow_sb3.cqsac.seeding import SeedReport
 from finflow_sb3.pretrain.run import Epoch
+from finflow_sb3.training.monitor import Event
 
 __all__ = ["Collected", "Evaluated", "Finetuned", "Pretrained", "Trained", "Watch"]
 
@@ -26,15 +28,24 @@ class Watch:
     def seeded(self, report: SeedReport) -> None:
         """CQSAC was seeded."""
 
+    def warned(self, event: Event) -> None:
+        """The stability monitor warned."""
+
     def remark(self, text: str) -> None:
         """Something worth a line."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """A dataset on disk, and how each rule did: (episodes, mean reward, mean distance)."""
+    """A dataset on disk, and how each rule did: (episodes, mean reward, mean distance).
+
+    Attributes
+    ----------
+    prices : that it was collected on, as settings name them
+    """
 
     path: Path
+    prices: str
     transitions: int
     episodes: int
     behaviours: dict[str, tuple[int, float, float]]
@@ -42,18 +53,36 @@ class Collected:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining run. `untrained` are the zero action's validation figures."""
+    """A pretraining run.
+
+    Attributes
+    ----------
+    steps : gradient steps done
+    finished : False where it was stopped before its end
+    best_epoch, validation : of what `best/` holds; None and empty before the first epoch ended
+    untrained : the zero action's validation figures
+    """
 
     run: Path
-    dataset: Path
-    best_epoch: int
+    dataset: Path | None
+    steps: int
+    finished: bool
+    best_epoch: int | None
     validation: dict[str, float]
     untrained: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A fine-tuning run. `best` is the validation Sharpe of what `best/` holds."""
+    """A fine-tuning run.
+
+    Attributes
+    ----------
+    finished : False where it was stopped before its end
+    best : validation Sharpe of what `best/` holds
+    stopped : why the stability monitor stopped it, None where it did not
+    stability : by check its level, last and worst figure, warnings, and actions by kind
+    """
 
     run: Path
     steps: int
@@ -61,6 +90,8 @@ class Finetuned:
     best: float | None
     validation: dict[str, float]
     seeded: dict[str, int] | None
+    stopped: str | None = None
+    stability: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

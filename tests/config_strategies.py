@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from finflow_sb3.checks import ACTIONS, CHECKS
 from finflow_sb3.config import Settings
 from finflow_sb3.config_checks import Contradiction
 from finflow_sb3.config_keys import SECTIONS
@@ -43,6 +44,10 @@ trees = st.recursive(
     ),
     max_leaves=6,
 )
+# A larger one is past it for these.
+BOUNDED = st.sampled_from(
+    [name for name, c in CHECKS.items() if not c.fixed and c.worse != "below"]
+)
 # Where a type and a range do not say all.
 FORMS: dict[str, st.SearchStrategy[Any]] = {
     "train_end": st.none() | dates,
@@ -54,6 +59,9 @@ FORMS: dict[str, st.SearchStrategy[Any]] = {
     "target_entropy": st.floats(-50.0, 50.0) | st.sampled_from(["auto", "seeded", "-3"]),
     "policy": st.sampled_from(["MultiExpertPolicy", "MlpPolicy"]),
     "policy_kwargs": SIZES | st.builds(lambda tree: {"optimizer_kwargs": {"a": tree}}, trees),
+    "on_warning": st.dictionaries(st.sampled_from(list(CHECKS)), st.sampled_from(ACTIONS)),
+    "warning_limits": st.dictionaries(BOUNDED, st.floats(1e6, 1e9)),
+    "normal_limits": st.dictionaries(BOUNDED, st.just(0.001)),
     "normalize": st.just(False) | st.fixed_dictionaries({"norm_obs": st.booleans()}),
     "callback": st.sampled_from(
         [

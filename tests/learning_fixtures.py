@@ -22,6 +22,7 @@ from finflow_sb3.config import (
     RunSettings,
     Settings,
 )
+from finflow_sb3.config_files import read_config
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.market.features import FEATURES, MARKET_FEATURES
 from finflow_sb3.market.layout import ObservationLayout
@@ -30,6 +31,7 @@ from finflow_sb3.offline.collect import collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact, stacked_weights
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
+from finflow_sb3.runs.checkpoints import read_checkpoint
 
 TINY: dict[str, Any] = {
     "expert_hidden": 4,
@@ -176,8 +178,30 @@ class RunFiles:
 def run_files(run: Path) -> RunFiles:
     """Metrics, `best/` and the latest checkpoint of a run."""
     latest = json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"]
+    folder = run / "checkpoints" / latest
+    files = {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+    # A run that stopped more often has its transitions in more files.
+    del files["manifest.json"]
     return RunFiles(
         (run / "metrics.jsonl").read_bytes(),
         {p.name: p.read_bytes() for p in sorted((run / "best").iterdir())},
-        {p.name: p.read_bytes() for p in sorted((run / "checkpoints" / latest).iterdir())},
+        files | replayed(folder),
     )
+
+
+def replayed(checkpoint: Path) -> dict[str, bytes]:
+    """The transitions that a checkpoint holds, whatever the files that they lie in."""
+    stored = read_checkpoint(checkpoint)
+    if "replay" not in stored.state:
+        return {}
+    pieces = list(stored.rows())
+    size = read_config(checkpoint.parent.parent / "config.yml").cqsac
+    first = max(0, stored.state["replay"]["stop"] - size.buffer_size // size.n_envs)
+    skipped = first - pieces[0][0] if pieces else 0
+    names = [] if not pieces else sorted(pieces[0][2])
+    return {
+        f"replay/{name}": torch.cat([file[name] for _, _, file in pieces])[skipped:]
+        .numpy()
+        .tobytes()
+        for name in names
+    }

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finflow_sb3 import manifests
 from finflow_sb3.config import Settings
-from finflow_sb3.errors import ArtefactError, CheckpointError
-from finflow_sb3.runs import checkpoints
+from finflow_sb3.errors import ArtefactError, CheckpointError, StorageError
 from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
@@ -164,10 +164,25 @@ def test_a_manifest_reaches_no_file_outside(tmp_path: Path) -> None:
     (tmp_path / "outside.safetensors").write_bytes(b"secret")
     path = write(CheckpointStore(tmp_path / "run"))
     manifest = json.loads((path / "manifest.json").read_text())
+    del manifest[manifests.CHECKSUM]
     manifest["files"]["../../outside.safetensors"] = {"sha256": "0", "size": 6}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "manifest.json").write_bytes(manifests._signed(manifest))
     with pytest.raises(CheckpointError, match="missing"):
         read_checkpoint(path)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0.0, 0.9999), bit=st.integers(0, 7), cut=st.booleans())
+def test_any_change_to_a_manifest_is_seen(
+    tmp_path: Path, place: float, bit: int, cut: bool
+) -> None:
+    path = write(CheckpointStore(tmp_path)) / "manifest.json"
+    content = path.read_bytes()
+    at = int(place * len(content))
+    flipped = content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
+    path.write_bytes(content[:at] if cut else flipped)
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        read_checkpoint(path.parent)
 
 
 def test_no_checkpoint_yet(tmp_path: Path) -> None:
@@ -178,27 +193,29 @@ def test_no_checkpoint_yet(tmp_path: Path) -> None:
 # ------------------------------------------------------------------- failures in the middle
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 2, 3])
+@pytest.mark.parametrize("fails_at", range(6))
 def test_a_failure_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     store = CheckpointStore(tmp_path)
     first = write(store, 1)
     calls = []
-    genuine = checkpoints._write_synced
+    genuine = os.fsync
 
-    def failing(path: Path, content: bytes) -> None:
-        calls.append(path.name)
+    def failing(handle: int) -> None:
+        calls.append(handle)
         if len(calls) == fails_at + 1:
-            path.write_bytes(content[:3])
             raise OSError(28, "No space left on device")
-        genuine(path, content)
+        genuine(handle)
 
-    monkeypatch.setattr(checkpoints, "_write_synced", failing)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageError, match="disk full") as caught:
         write(store, 2)
+    assert "\n" not in str(caught.value)
     monkeypatch.undo()
-    assert names(tmp_path) == ["latest.json", first.name]
+    # Three files, the manifest and their folder come first; then the new folder has its name.
+    new = ["step_000000000002"] if fails_at == 5 else []
+    assert names(tmp_path) == ["latest.json", first.name, *new]
     assert store.pointed("latest") == first
     assert read_checkpoint(first).state == STATE
     assert read_checkpoint(write(store, 2)).state == STATE
@@ -214,11 +231,11 @@ def test_a_failure_at_the_rename_keeps_the_old_one(
 
     def failing(self: Path, target: Any) -> Any:
         if Path(target) == first and self.name.endswith(".new"):
-            raise OSError("no")
+            raise OSError(5, "no")
         return genuine(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(StorageError, match="no"):
         store.write(1, {}, {"new": True})
     monkeypatch.undo()
     assert names(tmp_path) == ["latest.json", first.name]

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from finflow_sb3.cli.options import Shared
 from finflow_sb3.cli.runs import settings_from
 from finflow_sb3.config_files import read_config
 from finflow_sb3.pipeline import Finetuned, Trained
-from finflow_sb3.pretrain.run import Epoch
 
 MAIN = [sys.executable, "-c", "from finflow_sb3.cli.app import main; main()"]
 
@@ -189,11 +189,11 @@ def test_what_is_given_overrides_the_pretrained_run(work: Work, tmp_path: Path) 
 
 def test_finetune_shows_where_it_wrote_and_goes_on_to_more_steps(work: Work, logs: Path) -> None:
     flags = ["--sac-episodes", "8", "--log-dir", logs, "--checkpoint-interval", "4"]
-    result = fine("finetune", "--pretrained", work.pretrained, *flags, "--max-checkpoints", "2")
+    result = fine("finetune", "--pretrained", work.pretrained, *flags, "--max-checkpoints", "3")
     (made,) = runs_in(logs)
     settings = read_config(made / "config.yml")
     assert (settings.cqsac.n_timesteps, settings.run.checkpoint_interval) == (320, 4)
-    assert settings.run.max_checkpoints == 2
+    assert settings.run.max_checkpoints == 3
     assert f"finflow evaluate {made}" in result.stdout
     longer = fine("finetune", "--resume", made, "--n-timesteps", "400", "--json")
     assert json.loads(longer.stdout)["steps"] == 400
@@ -230,27 +230,45 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(work: Work, logs: Path)
     assert fine("finetune", "--resume", made, "--n-timesteps", target).exit_code == 0
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_an_interrupted_pretraining_names_its_best_epoch(
-    work: Work, logs: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+def test_ctrl_c_in_pretraining_saves_and_goes_on_to_the_same_end(work: Work, logs: Path) -> None:
+    """A process of its own is interrupted in the middle of an epoch."""
+    flags = ["-c", work.config, "--epochs", "3", "--steps-per-epoch", "2000", "--log-dir", logs]
+    flags += ["-p", "iql.batch_size:256"]
+    process = subprocess.Popen(
+        [*MAIN, "pretrain", *map(str, flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(logs.glob("*/*/metrics.jsonl")):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (made,) = runs_in(logs)
+    assert process.returncode == 130
+    last = stderr.decode().splitlines()[-1]
+    how = f"go on with: finflow pretrain --resume {made}"
+    found = re.fullmatch(rf"stopped at step ([\d,]+); {re.escape(how)}", last)
+    assert found, last
+    step = int(found[1].replace(",", ""))
+    assert 0 < step < 6000
+    assert "is a pretraining run" in run("finetune", "--resume", made).stderr
+
+
+def test_a_second_ctrl_c_ends_at_once(
+    work: Work, logs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any, on_best: Any, on_epoch: Any, **__: Any) -> None:
-        if kept:
-            on_best(pipeline.read_artefact(work.pretrained / "best"))
-            on_epoch(Epoch(1, 0.1, 0.2, 0.3, work_figures, (0.2,) * 5))
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    work_figures = json.loads(work.pretrain.stdout)["validation"]
     monkeypatch.setattr(pipeline, "run_iql", interrupted)
     result = run("pretrain", "-c", work.config, "--log-dir", logs)
     assert result.exit_code == 130
-    last = result.stderr.splitlines()[-1]
-    if kept:
-        (made,) = runs_in(logs)
-        kept_line = "stopped after epoch 1, the best one is kept; go on with: "
-        assert last == f"{kept_line}finflow finetune --pretrained {made}"
-    else:
-        assert (last, runs_in(logs)) == ("error: interrupted", [])
+    assert (result.stderr.splitlines()[-1], runs_in(logs)) == ("error: interrupted", [])
 
 
 # Evaluating
@@ -333,7 +351,8 @@ def test_a_train_that_was_stopped_goes_on_with_train(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(pipeline, "train", train)
     result = run("train")
     assert result.exit_code == 130
-    assert result.stderr.startswith("error: stopped at step 5; save_latest is off")
+    how = "go on with: finflow train --resume 'no such run'"
+    assert result.stderr.splitlines()[-1] == f"stopped at step 5; {how}"
 
 
 def test_demo_says_what_it_does_and_what_to_try_next(work: Work, logs: Path) -> None:
@@ -478,7 +497,7 @@ def test_bad_prices(
         (["pretrain", "-p", "iql.policy_kwargs:{gate_hiden: 4}"], ["gate_hiden", "'gate_hidden'?"]),
         (["finetune", "--n-timesteps", "1", "--sac-episodes", "1"], ["give one of the two"]),
         (["finetune", "--pretrained", "none"], ["none: no such run"]),
-        (["finetune", "--resume", "none", "-p", "gamma:1"], ["config.yml; leave out --config"]),
+        (["finetune", "--resume", "none", "-p", "gamma:1"], ["leave out --log-dir"]),
         (["collect", "--save-path", "data.csv"], ["data.csv", ".h5 or .npz"]),
         (["collect", "--behaviours", "anchor,contrary"], ["'contrary'", "contrarian"]),
         (["collect", "--episodes", "0"], ["--episodes", "0 is out of range"]),
@@ -506,9 +525,12 @@ def test_an_unknown_setting_in_a_file(work: Work, tmp_path: Path, logs: Path) ->
         (["train", "--resume", "EMPTY"], "no config.yml in it"),
         (["evaluate", "EMPTY"], "no config.yml in it"),
         (["finetune", "--resume", "PRETRAINED"], "finflow finetune --pretrained"),
-        (["finetune", "--resume", "PRETRAINED", "--seed", "1"], "leave out --seed"),
-        (["finetune", "--resume", "X", "--batch-size", "8"], "leave out --batch-size"),
-        (["finetune", "--resume", "X", "--no-save-best"], "leave out --save-best"),
+        (["finetune", "--resume", "X", "--pretrained", "Y"], "leave out --pretrained"),
+        (["pretrain", "--resume", "X", "--dataset", "Y"], "leave out --dataset"),
+        (["pretrain", "--resume", "FINETUNED"], "finflow finetune --resume"),
+        (["pretrain", "--resume", "PRETRAINED", "--seed", "1"], "run.seed: 1 differs from 0"),
+        (["finetune", "--resume", "FINETUNED", "-p", "n_envs:8"], "cqsac.n_envs: 8 differs"),
+        (["finetune", "--resume", "FINETUNED", "-p", "anchor_cap:0.3"], "market.anchor_cap: 0.3"),
         (["train", "--resume", "X", "--mode", "full"], "leave out --mode"),
         (["evaluate", "PRETRAINED", "--device", "cpu"], "leave out --device"),
     ],
@@ -518,7 +540,7 @@ def test_runs_that_do_not_serve(
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"RUN": logs / "iql" / "x_1", "EMPTY": tmp_path / "empty"}
-    places["PRETRAINED"] = work.pretrained
+    places |= {"PRETRAINED": work.pretrained, "FINETUNED": work.finetuned}
     refused(run(*(places.get(arg, arg) for arg in args)), logs, part)
 
 
@@ -544,16 +566,19 @@ def test_another_universe_is_refused_by_name(
 
 
 @pytest.mark.parametrize("command", ["finetune", "train"])
-def test_a_truncated_checkpoint(work: Work, logs: Path, command: str) -> None:
-    newest = max((work.finetuned / "checkpoints").glob("step_*"))
-    file = newest / "policy.safetensors"
+def test_a_truncated_checkpoint_is_named_and_the_one_before_goes_on(
+    work: Work, tmp_path: Path, command: str
+) -> None:
+    copy = tmp_path / "run_1"
+    shutil.copytree(work.finetuned, copy)
+    file = max((copy / "checkpoints").glob("step_*")) / "policy.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-5])
-    try:
-        result = run(command, "--resume", work.finetuned)
-    finally:
-        file.write_bytes(content)
-    refused(result, logs, str(file), f"{len(content) - 5} bytes instead of {len(content)}")
+    result = fine(command, "--resume", copy)
+    damage = f"{file}: has {len(content) - 5} bytes instead of {len(content)}"
+    assert any(line.startswith(damage) for line in result.stderr.splitlines())
+    assert "trying the one before" in result.stderr
+    assert file.read_bytes() == content  # trained anew, to the same end
 
 
 def test_a_truncated_artefact(work: Work, tmp_path: Path, logs: Path) -> None:
@@ -563,7 +588,7 @@ def test_a_truncated_artefact(work: Work, tmp_path: Path, logs: Path) -> None:
         target = copy / file.relative_to(work.pretrained)
         target.write_bytes(file.read_bytes()[: -9 if file.suffix == ".safetensors" else None])
     result = run("finetune", "--pretrained", copy, "--log-dir", logs)
-    refused(result, logs, "weights.safetensors", "cannot be read")
+    refused(result, logs, "weights.safetensors", "truncated")
 
 
 def test_the_working_folder_stays_clean(work: Work) -> None:

@@ -22,7 +22,7 @@ from finflow_sb3.config_files import (
     write_config,
 )
 from finflow_sb3.config_keys import SECTIONS
-from finflow_sb3.errors import ConfigError
+from finflow_sb3.errors import ConfigError, StorageError
 from finflow_sb3.zoo_values import clean, parse_call, parse_yaml
 
 
@@ -162,7 +162,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) -> N
         raise OSError("disk full")
 
     monkeypatch.setattr("finflow_sb3.config_files.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         write_config(settled(params=["seed:1"]), path)
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -14,7 +14,7 @@ import pytest
 
 LAYERS = (
     ("errors",),
-    ("files", "messages", "quiet", "_version", "zoo_configs"),
+    ("checks", "files", "manifests", "messages", "quiet", "stopping", "_version", "zoo_configs"),
     ("yaml_text",),
     ("zoo_values",),
     ("config_fields", "config_forms"),
@@ -34,9 +34,10 @@ LAYERS = (
     ("cqsac",),
     ("training",),
     ("results",),
-    ("opening",),
-    ("evaluate_run",),
+    ("opening", "run_notes"),
+    ("evaluate_run", "plot_runs"),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
+    ("resuming",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

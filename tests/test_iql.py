@@ -222,7 +222,8 @@ def test_run_keeps_the_best_epoch(tmp_path: Any) -> None:
     assert len(outcome.epochs) == 4
     assert outcome.best.validation["sharpe"] == max(sharpes)
     assert outcome.best.number == sharpes.index(max(sharpes)) + 1
-    assert kept[-1] is outcome.artefact
+    assert kept[-1].weights is outcome.artefact.weights
+    assert kept[-1].facts == outcome.artefact.facts
     assert outcome.artefact.facts["epoch"] == outcome.best.number
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pipeline_fixtures import runs_in, tiny_settings, write_prices
 
-from finflow_sb3 import pipeline
+from finflow_sb3 import pipeline, resuming
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
@@ -156,9 +156,13 @@ def test_a_stopped_run_says_so_and_goes_on(work: Work, tmp_path: Path) -> None:
     watch = Notebook()
     settings = work.settings.replace(run={"log_dir": str(tmp_path)})
     stopped = pipeline.finetune(settings, work.pretrained.run, stop_at=100)
-    resumed = pipeline.resume(stopped.run, n_timesteps=160, watch=watch)
+    resumed = resuming.resume(stopped.run, n_timesteps=160, watch=watch)
     assert (resumed.run, resumed.steps, resumed.finished) == (stopped.run, 160, True)
-    assert watch.heard == ["started cqsac", "Resuming at step 112 of 160."]
+    assert watch.heard == [
+        "cqsac.n_timesteps is 160 from here on; it was 640.",
+        "started cqsac",
+        "Resuming at step 112 of 160.",
+    ]
     assert read_config(stopped.run / "config.yml").cqsac.n_timesteps == 160
     best = max(line["sharpe"] for line in lines(stopped.run) if line["kind"] == "validation")
     assert resumed.best == best
@@ -170,7 +174,7 @@ def test_a_resume_that_fails_changes_nothing(work: Work) -> None:
     weights.write_bytes(files[weights][:-7])
     try:
         with pytest.raises(CheckpointError, match=r"policy\.safetensors: has \d+ bytes"):
-            pipeline.resume(work.finetuned.run, n_timesteps=9999)
+            resuming.resume(weights.parent, n_timesteps=9999)
     finally:
         weights.write_bytes(files[weights])
     after = {path: path.read_bytes() for path in work.finetuned.run.rglob("*") if path.is_file()}
@@ -182,7 +186,7 @@ def test_a_checkpoint_is_found_from_within_its_folder(
 ) -> None:
     monkeypatch.chdir(work.finetuned.run / "checkpoints")
     watch = Notebook()
-    resumed = pipeline.resume("step_000000000320", stop_at=320, watch=watch)
+    resumed = resuming.resume("step_000000000320", stop_at=320, watch=watch)
     assert resumed.run == work.finetuned.run
     assert watch.heard[-1] == "Resuming at step 320 of 640."
 
@@ -205,7 +209,7 @@ def test_a_resumed_run_mixes_in_the_dataset_that_it_was_given(
         return real(settings, market, folder, artefact, data, *rest, **more)
 
     monkeypatch.setattr(pipeline, "run_cqsac", spy)
-    pipeline.resume(stopped.run, stop_at=16)
+    resuming.resume(stopped.run, stop_at=16)
     assert [data.settings["seed"] for data in seen] == [5]
     assert (seen[0].action == read_dataset(given).action).all()
 
@@ -236,7 +240,7 @@ def test_finetune_refuses_without_leaving_a_run(
 
 def test_the_two_kinds_of_runs_are_told_apart(work: Work) -> None:
     with pytest.raises(ArtefactError, match="finetune --pretrained"):
-        pipeline.resume(work.pretrained.run)
+        resuming.resume(work.pretrained.run)
     with pytest.raises(ArtefactError, match="no pretrained artefact"):
         pipeline.finetune(work.settings, work.finetuned.run)
 
@@ -286,9 +290,10 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The stages, replaced by notes of how they were called."""
     calls: list[tuple[Any, ...]] = []
 
-    def pretrain(settings: Settings, dataset: Any, watch: Any) -> Pretrained:
+    def pretrain(settings: Settings, dataset: Any, watch: Any, plan: str) -> Pretrained:
         calls.append(("pretrain", settings.iql.epochs, dataset))
-        return Pretrained(Path("p"), Path("d"), 1, {}, {})
+        assert plan in ("full", "offline")
+        return Pretrained(Path("p"), Path("d"), 1, True, 1, {}, {})
 
     def finetune(settings: Settings, run: Any, dataset: Any, watch: Any) -> Finetuned:
         calls.append(("finetune", run, dataset))
@@ -300,6 +305,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     for stage in (pretrain, finetune, evaluate):
         monkeypatch.setattr(pipeline, stage.__name__, stage)
+        monkeypatch.setattr(resuming, stage.__name__, stage, raising=False)
     return calls
 
 
@@ -340,7 +346,7 @@ def test_train_mixes_the_dataset_in_where_asked_for(
 
 
 def test_continue_training_takes_both_kinds_of_runs(work: Work, stages: list[Any]) -> None:
-    trained = pipeline.continue_training(work.pretrained.run)
+    trained = resuming.continue_training(work.pretrained.run)
     assert stages == [("finetune", work.pretrained.run, None), ("evaluate", Path("f"))]
     assert isinstance(trained, Trained)
 
@@ -348,11 +354,12 @@ def test_continue_training_takes_both_kinds_of_runs(work: Work, stages: list[Any
 def test_continue_training_resumes_and_evaluates(
     stages: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def resume(run: Path, watch: Any) -> Finetuned:
+    def resume(run: Path, **_: Any) -> Finetuned:
         return Finetuned(run, 1, True, None, {}, None)
 
-    monkeypatch.setattr(pipeline, "resume", resume)
-    pipeline.continue_training(tmp_path)
+    monkeypatch.setattr(resuming, "resume", resume)
+    (tmp_path / "config.yml").write_text("default: {}\n")
+    resuming.continue_training(tmp_path)
     assert stages == [("evaluate", tmp_path)]
 
 
@@ -407,7 +414,7 @@ def test_resume_refuses_another_universe_and_another_past(
         settings.replace(market={"prices": str(tmp_path / "other.csv")}), run / "config.yml"
     )
     with pytest.raises(ArtefactError, match=part):
-        pipeline.resume(run)
+        resuming.resume(run)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +447,8 @@ def test_going_on_from_an_older_checkpoint_leaves_what_came_after(tmp_path: Path
     folder = done.run / "checkpoints"
     first, *later = sorted(path.name for path in folder.glob("step_*"))
     assert later
-    resumed = pipeline.resume(folder / first, stop_at=1)
+    resumed = resuming.resume(folder / first, stop_at=1)
     kept = sorted(path.name for path in folder.glob("step_*"))
+    assert first == "step_000000000000"
     assert kept == [first, f"step_{resumed.steps:012d}"]
-    assert resumed.steps == 96
+    assert resumed.steps == 16

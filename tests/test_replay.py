@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from learning_fixtures import market_states
 from markets import small_market
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
@@ -102,8 +104,7 @@ def test_on_a_device_all_is_the_same(
     assert isinstance(other.rewards, np.ndarray if returns else DeviceArray)
     play(env, [mine, other], 27)
     restored, _ = buffers(env, 60, **returns)
-    arrays, position = other.state()
-    restored.restore({name: tensor.numpy() for name, tensor in arrays.items()}, position)
+    restored.restore(stored(other), other.stop)
     for buffer in (other, restored, copy.deepcopy(other)):
         np.random.seed(0)
         first = mine.sample(64)
@@ -163,14 +164,48 @@ def test_wrap_around_drops_the_oldest() -> None:
     np.testing.assert_array_equal(mine.actions[3], trail[3][2])
 
 
-@pytest.mark.parametrize("steps", [4, 10, 13])
+class Pieces:
+    """An array of which slices alone can be had, as of a file."""
+
+    longest = 0
+
+    def __init__(self, array: Any):
+        self.array, self.shape = array, array.shape
+
+    def __getitem__(self, rows: slice) -> Any:
+        assert 0 <= rows.start < rows.stop <= len(self.array)
+        piece = self.array[rows]
+        Pieces.longest = max(Pieces.longest, piece.nbytes)
+        return piece
+
+
+class Stored(dict[str, Any]):
+    """A copy of a piece, in the form of a file."""
+
+    def rows(self, name: str) -> Pieces:
+        return Pieces(self[name])
+
+
+def stored(
+    buffer: PortfolioReplayBuffer, start: int | None = None, stop: int | None = None
+) -> list[tuple[int, int, Stored]]:
+    """What a buffer would write; all that it keeps if no range is given."""
+    pieces = buffer.pieces(
+        buffer.first if start is None else start, buffer.stop if stop is None else stop
+    )
+    return [(a, b, Stored({k: v.numpy().copy() for k, v in t.items()})) for a, b, t in pieces]
+
+
+@pytest.mark.parametrize("steps", [4, 10, 13, 27])
 def test_state_and_restore(steps: int) -> None:
     env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=5)
     mine, other = (buffers(env, 10 * N_ENVS)[0] for _ in range(2))
+    play(env, [other], 15)  # restoring leaves nothing of what a buffer had
     play(env, [mine], steps)
-    arrays, position = mine.state()
-    assert all(len(array) == min(steps, 10) for array in arrays.values())
-    other.restore({name: array.numpy().copy() for name, array in arrays.items()}, position)
+    assert (mine.first, mine.stop) == (max(0, steps - 10), steps)
+    pieces = stored(mine)
+    assert sum(b - a for a, b, _ in pieces) == min(steps, 10)
+    other.restore(pieces, mine.stop)
     for buffer in (mine, other):
         play(PortfolioVecEnv(small_market(), N_ENVS, seed=1, episode_length=5), [buffer], 3, 1)
     np.random.seed(0)
@@ -180,46 +215,60 @@ def test_state_and_restore(steps: int) -> None:
         assert torch.equal(a, b)
 
 
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(st.integers(1, 14), min_size=1, max_size=5))
+def test_pieces_that_were_written_at_any_times_make_the_buffer(steps: list[int]) -> None:
+    """Segments of several checkpoints, those that are left behind included."""
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0, episode_length=5)
+    mine, other = (buffers(env, 10 * N_ENVS)[0] for _ in range(2))
+    written: list[tuple[int, int, Stored]] = []
+    for count in steps:
+        before = mine.stop
+        play(env, [mine], count, before)
+        written += stored(mine, max(before, mine.first))
+    other.restore([piece for piece in written if piece[1] > mine.first], mine.stop)
+    assert (other.pos, other.full) == (mine.pos, mine.full)
+    size = mine.size()
+    for name in replay.ARRAYS:
+        np.testing.assert_array_equal(getattr(mine, name)[:size], getattr(other, name)[:size])
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 2])
+def test_missing_slots_are_refused(lacking: int) -> None:
+    env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
+    mine, other = (buffers(env, 20 * N_ENVS)[0] for _ in range(2))
+    play(env, [mine], 9)
+    pieces = [*stored(mine, 0, 3), *stored(mine, 3, 6), *stored(mine, 6, 9)]
+    del pieces[lacking]
+    with pytest.raises(ValueError, match="are missing"):
+        other.restore(pieces, mine.stop)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(lambda a: a[:, :2], id="fewer portfolios"),
         pytest.param(lambda a: a[:, :1], id="one portfolio"),
-        pytest.param(lambda a: np.concatenate([a] * 4), id="too long"),
     ],
 )
 def test_a_state_of_another_shape_is_refused(change: Any) -> None:
     env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
     mine, other = (buffers(env, 10 * N_ENVS)[0] for _ in range(2))
     play(env, [mine], 7)
-    arrays, position = mine.state()
+    pieces = [(a, b, Stored({k: change(v) for k, v in t.items()})) for a, b, t in stored(mine)]
     with pytest.raises(ValueError, match="has shape"):
-        other.restore({name: change(x.numpy()) for name, x in arrays.items()}, position)
+        other.restore(pieces, mine.stop)
 
 
 def test_restoring_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pieces:
-        """An array of which slices alone can be had, as of a file."""
-
-        longest = 0
-
-        def __init__(self, array: Any):
-            self.array, self.shape = array, array.shape
-
-        def __getitem__(self, rows: slice) -> Any:
-            assert 0 <= rows.start < rows.stop <= len(self.array)
-            piece = self.array[rows]
-            Pieces.longest = max(Pieces.longest, piece.nbytes)
-            return piece
-
     monkeypatch.setattr(replay, "PIECE", 500)
+    monkeypatch.setattr(Pieces, "longest", 0)
     env = PortfolioVecEnv(small_market(), N_ENVS, seed=0)
     mine, other = (buffers(env, 40 * N_ENVS)[0] for _ in range(2))
     play(env, [mine], 33)
-    arrays, position = mine.state()
-    other.restore({name: Pieces(x.numpy()) for name, x in arrays.items()}, position)
-    for name, tensor in other.state()[0].items():
-        assert torch.equal(tensor, arrays[name])
+    other.restore(stored(mine), mine.stop)
+    for name in replay.ARRAYS:
+        np.testing.assert_array_equal(getattr(mine, name)[:33], getattr(other, name)[:33])
     assert 200 < Pieces.longest <= 500
 
 

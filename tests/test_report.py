@@ -19,7 +19,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from finflow_sb3.errors import ArtefactError, DataError
+from finflow_sb3.errors import DataError, StorageError
 from finflow_sb3.evaluation import plot_style, plots
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures
@@ -283,7 +283,7 @@ def test_incomplete_input_is_refused(changes: dict[str, Any], message: str) -> N
 @pytest.mark.usefixtures("quick")
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(ArtefactError, match="cannot write the report"):
+    with pytest.raises(StorageError, match="could not be written"):
         write_report(report(), tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "a file"
 

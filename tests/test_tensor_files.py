@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from finflow_sb3.errors import CheckpointError
-from finflow_sb3.runs import checkpoints, tensor_files
+from finflow_sb3.runs import tensor_files
 from finflow_sb3.runs.checkpoints import CheckpointStore, read_checkpoint
 from finflow_sb3.runs.tensor_files import DTYPES, TensorFile, header_of, pieces_of
 
@@ -145,7 +145,7 @@ def test_a_bad_file_with_the_right_checksum(
 ) -> None:
     """Whoever wrote it: a manifest that agrees with rubbish makes no checkpoint of it."""
 
-    monkeypatch.setattr(checkpoints, "header_of", lambda named: b"rubbish!" * 3)
+    monkeypatch.setattr(tensor_files, "header_of", lambda named: b"rubbish!" * 3)
     path = CheckpointStore(tmp_path).write(1, {"x": {"a": torch.ones(2)}}, {})
     with pytest.raises(CheckpointError, match=r"x\.safetensors: cannot be read"):
         read_checkpoint(path)

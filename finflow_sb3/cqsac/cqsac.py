@@ -114,6 +114,12 @@ class CQSAC(Updates):
     prefetch : gather the next batch in a thread while one is used (where several updates
         follow each other)
 
+    Attributes
+    ----------
+    lr_scale : 1.0; multiplies the learning rates that the schedules give, of everything that
+        learns, from the next `train` on
+    track_gradients : False; whether `train` logs the norms of the gradients of actor and critics
+
     Raises
     ------
     ConfigError
@@ -225,6 +231,7 @@ class CQSAC(Updates):
         self.warmup_steps, self.offline_fraction = warmup_steps, offline_fraction
         self.compile, self.mixed_precision = compile, mixed_precision
         self.gradient_checkpointing, self.prefetch = gradient_checkpointing, prefetch
+        self.lr_scale, self.track_gradients = 1.0, False
         self._logs = None
         self.offline_data: OfflineData | None = None
         self.log_cql_alpha, self.cql_alpha_optimizer = None, None

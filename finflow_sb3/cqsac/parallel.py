@@ -101,6 +101,15 @@ def any_of(flag: bool) -> bool:
     return int(count) > 0
 
 
+def highest(number: int) -> int:
+    """The largest of all processes' numbers."""
+    if world_size() == 1:
+        return number
+    largest = th.tensor([number])
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
 class JointNoise(Noise):
     """Draws for the batch of all processes, and gives this one's rows.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from finflow_sb3.errors import ConfigError
 
@@ -55,6 +56,18 @@ class Precision:
         scaler = self._scaler(optimizer)
         scaled = loss if scaler is None else scaler.scale(loss)
         scaled.backward()  # type: ignore[no-untyped-call]
+
+    def gradient_norm(self, parameters: Iterable[Tensor], optimizer: th.optim.Optimizer) -> Tensor:
+        """Euclidean norm of the gradients of all `parameters` together, without the scale.
+
+        To be called between `backward` and `step`. Zero where a scaled gradient has overflown:
+        `step` leaves it out, and that is no sign of trouble while the scale is being found.
+        """
+        scaler = self._scaler(optimizer)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return norm if scaler is None else th.where(th.isfinite(norm), norm, 0.0)
 
     def step(self, optimizer: th.optim.Optimizer) -> None:
         """Step, without the scale; not at all where a scaled gradient has overflown."""

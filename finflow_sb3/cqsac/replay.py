@@ -7,7 +7,7 @@ transitions; `gather` collects them and draws nothing, so that it may run ahead 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -220,6 +220,12 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
+class StoredTensors(Protocol):
+    """Tensors by name whose rows are read in pieces."""
+
+    def rows(self, name: str, /) -> Rows: ...
+
+
 class PortfolioReplayBuffer(TensorReplayBuffer):
     """SB3's replay buffer with observations put together when a batch is drawn.
 
@@ -258,6 +264,7 @@ class PortfolioReplayBuffer(TensorReplayBuffer):
         self.handle_timeout_termination = handle_timeout_termination
         self.n_steps, self.gamma = n_steps, gamma
         self.split = layout.market_size
+        self.stop = 0  # slots that were ever written
         self._allocate(layout)
         self.market_rows = market_rows
         on_device = ARRAYS if n_steps == 1 else ARRAYS[: -len(SCALARS)]
@@ -293,9 +300,17 @@ class PortfolioReplayBuffer(TensorReplayBuffer):
         self.dones[at] = done
         if self.handle_timeout_termination:
             self.timeouts[at] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self.pos += 1
-        if self.pos == self.buffer_size:
-            self.full, self.pos = True, 0
+        self.stop += 1
+        self._take_place()
+
+    def _take_place(self) -> None:
+        """SB3's position in the ring, from the number of slots that were ever written."""
+        self.pos, self.full = self.stop % self.buffer_size, self.stop >= self.buffer_size
+
+    def reset(self) -> None:
+        """Forget all transitions."""
+        self.stop = 0
+        self._take_place()
 
     def gather(self, drawn: Drawn, env: VecNormalize | None = None) -> ReplayBufferSamples:
         if env is not None:
@@ -329,34 +344,55 @@ class PortfolioReplayBuffer(TensorReplayBuffer):
 
     # ---------------------------------------------------------------- checkpoints
 
-    def state(self) -> tuple[dict[str, th.Tensor], dict[str, Any]]:
-        """Filled part of the arrays, and where the next transition goes.
+    @property
+    def first(self) -> int:
+        """Number of the oldest slot that is kept."""
+        return max(0, self.stop - self.buffer_size)
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, dict[str, th.Tensor]]]:
+        """Slots `start` to `stop`, in a piece for each turn of the ring.
 
         The tensors are the buffer's own memory: they change with the next transition.
         """
-        size = self.size()
-        tensors = {name: tensor_of(getattr(self, name))[:size] for name in ARRAYS}
-        return tensors, {"pos": self.pos, "full": self.full}
+        while start < stop:
+            at = start % self.buffer_size
+            count = min(stop - start, self.buffer_size - at)
+            rows = slice(at, at + count)
+            yield start, start + count, {n: tensor_of(getattr(self, n))[rows] for n in ARRAYS}
+            start += count
 
-    def restore(self, arrays: Mapping[str, Rows], position: dict[str, Any]) -> None:
-        """Take what `state` gave, in pieces.
+    def restore(self, pieces: Iterable[tuple[int, int, StoredTensors]], stop: int) -> None:
+        """Take the slots that `pieces` gave, up to number `stop`, and no others.
 
         Raises
         ------
         ValueError
-            If arrays are missing, or do not fit this buffer's.
+            If slots are missing, or do not fit this buffer's arrays.
         """
-        for name in ARRAYS:
-            _fill(getattr(self, name), arrays[name], name)
-        self.pos, self.full = int(position["pos"]), bool(position["full"])
+        self.stop = stop
+        self._take_place()
+        reached = self.first
+        for start, end, tensors in pieces:
+            if start > reached:
+                break
+            for name in ARRAYS:
+                _fill(getattr(self, name), tensors.rows(name), start, max(start, self.first), name)
+            reached = max(reached, end)
+        if reached != stop:
+            raise ValueError(f"slots {reached} to {stop} of the replay buffer are missing")
 
 
-def _fill(target: Any, source: Rows, name: str) -> None:
-    """Copy `source` into the first slots of `target`, holding no second copy of it."""
-    count = source.shape[0]
-    if count > len(target) or source.shape[1:] != target.shape[1:]:
-        raise ValueError(f"{name} has shape {tuple(source.shape)}, not {tuple(target.shape)}")
-    step = max(1, PIECE * len(target) // max(target.nbytes, 1))
-    for start in range(0, count, step):
-        rows = slice(start, min(start + step, count))
-        target[rows] = source[rows]
+def _fill(ring: Any, source: Rows, start: int, first: int, name: str) -> None:
+    """Copy the rows of `source`, slots from `start` on, to their places in the ring.
+
+    In pieces, holding no second copy of them; those before slot `first` are left out.
+    """
+    if source.shape[1:] != ring.shape[1:]:
+        raise ValueError(f"{name} has shape {tuple(source.shape)}, not {tuple(ring.shape)}")
+    size, stop = len(ring), start + source.shape[0]
+    step = max(1, PIECE * size // max(ring.nbytes, 1))
+    while first < stop:
+        at = first % size
+        count = min(step, stop - first, size - at)
+        ring[at : at + count] = source[first - start : first - start + count]
+        first += count

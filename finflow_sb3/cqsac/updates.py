@@ -28,6 +28,8 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
 
     actor_lr: float | None
     critic_lr: float | None
+    lr_scale: float
+    track_gradients: bool
     utd_ratio: int
     policy_delay: int
     cql_alpha: float
@@ -115,7 +117,7 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         draws = None if cql_alpha is None else self._conservative_draws(batch)
         with self.precision.autocast():
             loss = self._parts.critic(batch, ent_coef, after, cql_alpha, draws)
-        self._descend(loss.total, self.critic.optimizer)
+        self._descend(loss.total, self.critic.optimizer, "grad_norm_critic")
         if loss.penalty is not None:
             self._update_multiplier(loss.penalty)
             self._log(cql_penalty=loss.penalty)
@@ -140,7 +142,7 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         with _frozen(_parameters(self.critic.optimizer)):
             with self.precision.autocast():
                 loss = self._parts.actor(batch.observations, normal, ent_coef)
-            self._descend(loss.total, self.actor.optimizer)
+            self._descend(loss.total, self.actor.optimizer, "grad_norm_actor")
         self._log(actor_loss=loss.total, ent_coef=ent_coef, entropy=loss.entropy)
         if loss.gates is not None and self._logs is not None:
             self._log(**{f"gate_{k}": gate for k, gate in enumerate(loss.gates)})
@@ -153,13 +155,22 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
         # Running statistics are copied, see DLR-RM/stable-baselines3 issue 996.
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
-    def _descend(self, loss: th.Tensor, optimizer: th.optim.Optimizer) -> None:
-        """One step down `loss`, with the gradients of all processes."""
+    def _descend(
+        self, loss: th.Tensor, optimizer: th.optim.Optimizer, figure: str | None = None
+    ) -> None:
+        """One step down `loss`, with the gradients of all processes.
+
+        Parameters
+        ----------
+        figure : what the norm of the gradient is logged as, where gradients are tracked
+        """
         parameters = _parameters(optimizer)
         for parameter in parameters:
             parameter.grad = None
         self.precision.backward(loss, optimizer)
         self.workers.average_gradients(parameters)
+        if figure is not None and self.track_gradients and self._logs is not None:
+            self._log(**{figure: self.precision.gradient_norm(parameters, optimizer)})
         self.precision.step(optimizer)
 
     # ---------------------------------------------------------------- parts of an update
@@ -234,6 +245,10 @@ class Updates(Objectives, SAC):  # type: ignore[misc]
             update_learning_rate(self.actor.optimizer, self.actor_lr)
         if self.critic_lr is not None:
             update_learning_rate(self.critic.optimizer, self.critic_lr)
+        if self.lr_scale != 1.0:  # every rate was set afresh above: cuts do not pile up
+            for group in (g for optimizer in optimizers for g in optimizer.param_groups):
+                group["lr"] *= self.lr_scale
+            self.logger.record("train/lr_scale", self.lr_scale)
 
     def _log(self, **figures: th.Tensor) -> None:
         """Keep figures of the last update of a `train`; nothing is copied to the host yet."""

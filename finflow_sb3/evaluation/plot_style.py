@@ -26,11 +26,13 @@ from finflow_sb3.evaluation.curve import Curve
 __all__ = [
     "canvas",
     "colour",
+    "dress",
     "label",
     "legend",
     "line_style",
     "png_bytes",
     "spread",
+    "stacked_png",
     "text",
     "wide",
     "year_axis",
@@ -90,6 +92,12 @@ def canvas(width: float, title: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     size = 11.0 if wide(width) else 9.5
     figure.suptitle(text(title), x=0.01, ha="left", fontsize=size, color=INK, wrap=True)
+    dress(axes)
+    return figure, axes
+
+
+def dress(axes: Axes) -> None:
+    """Give axes the look of all pictures: lines to read heights by, and no box."""
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -97,7 +105,6 @@ def canvas(width: float, title: str) -> tuple[Figure, Axes]:
     axes.spines["bottom"].set_color(MUTED)
     axes.tick_params(axis="both", labelsize=SMALL, colors=MUTED, length=0)
     axes.tick_params(axis="x", length=3)
-    return figure, axes
 
 
 def wide(width: float) -> bool:
@@ -201,7 +208,21 @@ def png_bytes(figure: Figure) -> bytes:
     agg = FigureCanvasAgg(figure)
     agg.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(agg.buffer_rgba())  # type: ignore[no-untyped-call]
-    drawn = Image.fromarray(pixels).convert("RGB")
+    return _packed(Image.fromarray(pixels).convert("RGB"))
+
+
+def stacked_png(pngs: Sequence[bytes]) -> bytes:
+    """Pictures of the same width as one, below each other."""
+    images = [Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+    whole = Image.new("RGB", (images[0].width, sum(image.height for image in images)), "white")
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return _packed(whole)
+
+
+def _packed(drawn: Image.Image) -> bytes:
     buffer = io.BytesIO()
     # 256 colours look the same and take a third of the room, which a page that carries them needs.
     drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)

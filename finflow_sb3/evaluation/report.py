@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from finflow_sb3.errors import ArtefactError, DataError
+from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation import plots
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures, sharpe_difference
@@ -132,7 +132,7 @@ def write_report(report: ReportInput, folder: Path) -> ReportPaths:
 
     Raises
     ------
-    ArtefactError
+    StorageError
         If the folder cannot be written.
     DataError
         If a curve has no days or holds a return that is not a number.
@@ -149,14 +149,8 @@ def write_report(report: ReportInput, folder: Path) -> ReportPaths:
         shown.append(picture(files[f"{name}.png"], png_bytes(narrow), caption))
     files["metrics.json"] = _json(report, found, verdict)
     files["index.html"] = render(report, found, verdict, shown).encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_whole(folder / name, data)
-    except OSError as error:
-        raise ArtefactError(
-            f"{folder}: cannot write the report ({error.strerror}); choose another folder"
-        ) from error
+    for name, data in files.items():
+        write_whole(folder / name, data)
     pictures = tuple(folder / name for name in files if name.endswith(".png"))
     return ReportPaths(folder / "index.html", folder / "metrics.json", pictures, verdict)
 

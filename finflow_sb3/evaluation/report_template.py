@@ -13,6 +13,8 @@ from string import Template
 from typing import Any
 
 __all__ = [
+    "FOOT",
+    "HEAD",
     "PAGE",
     "Row",
     "definitions",
@@ -25,7 +27,7 @@ __all__ = [
     "tile",
 ]
 
-PAGE = Template("""<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -108,7 +110,15 @@ footer { margin-top: 40px; border-top: 1px solid var(--line); padding-top: 12px;
 </head>
 <body>
 <main>
-<header>
+"""
+FOOT = """</main>
+</body>
+</html>
+"""
+
+PAGE = Template(
+    HEAD
+    + """<header>
 <p class="over">Backtest report · net of costs</p>
 <h1>$title</h1>
 <p class="muted">$subtitle</p>
@@ -135,10 +145,9 @@ $notes
 <h2>How to reproduce</h2>
 <pre>$command</pre>
 <footer class="muted">$footer</footer>
-</main>
-</body>
-</html>
-""")
+"""
+    + FOOT
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +167,12 @@ def tile(name: str, value: str, beside: str) -> str:
     )
 
 
-def measures_table(columns: Sequence[str], groups: Mapping[str, Sequence[Row]]) -> str:
-    """A table of `groups` (heading → rows) under one line of column names."""
+def measures_table(
+    columns: Sequence[str], groups: Mapping[str, Sequence[Row]], first: str = "Portfolio"
+) -> str:
+    """A table of `groups` (heading → rows) under one line of column names, `first` over the
+    rows' own.
+    """
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
     bodies = []
     for heading, rows in groups.items():
@@ -170,7 +183,7 @@ def measures_table(columns: Sequence[str], groups: Mapping[str, Sequence[Row]]) 
         bodies.append(f"<tbody>{title}{''.join(_table_row(row) for row in rows)}</tbody>")
     return (
         '<div class="scroll"><table class="measures">'
-        f'<thead><tr><th scope="col">Portfolio</th>{head}</tr></thead>{"".join(bodies)}'
+        f'<thead><tr><th scope="col">{escape(first)}</th>{head}</tr></thead>{"".join(bodies)}'
         "</table></div>"
     )
 

@@ -17,15 +17,29 @@ from finflow_sb3.errors import ArtefactError
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.offline.behaviours import RuleBook
 from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset
+from finflow_sb3.offline.parts import Parts, Wave
+from finflow_sb3.stopping import stop_on_signal
 
-__all__ = ["cached_dataset", "collect_dataset", "dataset_key", "require_fit"]
+__all__ = [
+    "CollectionStopped",
+    "cached_dataset",
+    "collect_dataset",
+    "dataset_key",
+    "require_fit",
+]
 
 VERSION = 4
 # Recorded actions stay off the corners of the box: there a squashed Gaussian has to put its mean
 # at infinity, and a few such actions drag a whole policy along.
 LARGEST_ACTION = 0.95
 GATE_FLOOR = 0.08
+# A process that is killed loses at most so many waves.
+WAVES_A_PART = 8
 Progress = Callable[[int, int], None]
+
+
+class CollectionStopped(KeyboardInterrupt):
+    """A signal has stopped a collection; what it had come to is kept where there are parts."""
 
 
 def dataset_key(
@@ -53,15 +67,29 @@ def cached_dataset(
     seed: int,
     on_progress: Progress | None = None,
 ) -> tuple[OfflineDataset, Path]:
-    """The dataset of these settings, from the cache or collected now."""
+    """The dataset of these settings, from the cache or collected now.
+
+    A collection that was stopped or killed goes on where it was.
+
+    Raises
+    ------
+    CollectionStopped
+        If a signal stops it; what was collected is kept.
+    """
     path = cache_folder() / "datasets" / f"{dataset_key(market, env, collect, seed)}.h5"
     if path.exists():
         try:
             return read_dataset(path), path
         except ArtefactError:
             path.unlink()  # an unreadable cache entry is as good as none
-    dataset = collect_dataset(market, env, collect, seed, on_progress)
+    parts = Parts(path)
+    try:
+        dataset = collect_dataset(market, env, collect, seed, on_progress, parts)
+    except ArtefactError:
+        parts.remove()  # and so are parts of one
+        dataset = collect_dataset(market, env, collect, seed, on_progress, parts)
     write_dataset(dataset, path)
+    parts.remove()
     return dataset, path
 
 
@@ -71,21 +99,38 @@ def collect_dataset(
     collect: CollectSettings,
     seed: int,
     on_progress: Progress | None = None,
+    parts: Parts | None = None,
 ) -> OfflineDataset:
     """Episodes of all rules in equal shares, on the training split.
 
     Parameters
     ----------
     on_progress : called with (episodes done, episodes)
+    parts : where waves are kept while it goes on, and taken from if there are some
+
+    Raises
+    ------
+    CollectionStopped
+        If a signal stops it.
+    ArtefactError
+        If parts are damaged.
     """
     rng = np.random.default_rng(seed)
     order = [BEHAVIOURS.index(name) for name in collect.behaviours]
     rules = np.resize(np.array(order), collect.episodes)
-    waves = []
-    for start in range(0, collect.episodes, collect.n_envs):
-        waves.append(_one_wave(market, env, rules[start : start + collect.n_envs], collect, rng))
-        if on_progress is not None:
-            on_progress(min(start + collect.n_envs, collect.episodes), collect.episodes)
+    waves: list[Wave] = [] if parts is None else parts.restore(rng)
+    kept = len(waves)
+    with stop_on_signal() as stop:
+        for start in range(kept * collect.n_envs, collect.episodes, collect.n_envs):
+            some = rules[start : start + collect.n_envs]
+            waves.append(_one_wave(market, env, some, collect, rng))
+            if on_progress is not None:
+                on_progress(min(start + collect.n_envs, collect.episodes), collect.episodes)
+            if parts is not None and (stop.asked or len(waves) - kept == WAVES_A_PART):
+                parts.add(waves[kept:], kept, rng)
+                kept = len(waves)
+            if stop.asked:
+                raise CollectionStopped
     return _joined(market, env, collect, seed, rules, waves)
 
 
@@ -95,7 +140,7 @@ def _one_wave(
     rules: NDArray[np.int64],
     collect: CollectSettings,
     rng: np.random.Generator,
-) -> dict[str, NDArray[Any]]:
+) -> Wave:
     """One episode of each of B portfolios; arrays [B, L, ...] and their lengths."""
     seeds = [int(s) for s in rng.integers(2**31, size=len(rules))]
     batch = PortfolioBatch(market, market.splits.train, len(rules), env, seeds=list(seeds))
@@ -136,7 +181,7 @@ def _joined(
     collect: CollectSettings,
     seed: int,
     rules: NDArray[np.int64],
-    waves: list[dict[str, NDArray[Any]]],
+    waves: list[Wave],
 ) -> OfflineDataset:
     lengths = np.concatenate([w["lengths"] for w in waves])
     terminal = np.concatenate([w["terminal"] for w in waves])

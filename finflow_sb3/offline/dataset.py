@@ -180,7 +180,7 @@ def read_dataset(path: Path) -> OfflineDataset:
                 for name in ("layout", "scaler", "behaviours", "settings")
             }
             checksum = str(file.attrs["checksum"])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
     dataset = OfflineDataset(
         layout=ObservationLayout.from_dict(words["layout"]),

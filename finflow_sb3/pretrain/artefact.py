@@ -17,32 +17,40 @@ holds them: every parameter moves one to one.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError
-from finflow_sb3.files import write_whole
+from finflow_sb3.files import present, whole_folder, write_whole
+from finflow_sb3.manifests import read_manifest, write_manifest
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.network_sizes import NetworkSizes
+from finflow_sb3.runs.tensor_files import write_tensors
 
 __all__ = [
     "Artefact",
     "read_artefact",
     "read_json",
     "read_tensors",
+    "require_sealed",
     "stacked_weights",
     "write_artefact",
     "write_json",
+    "write_sealed",
 ]
 
 FORMAT = "finflow-artefact-1"
+SEALED = "finflow-weights-1"
+HEAD = "artefact.json"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,21 +79,48 @@ class Artefact:
 
 
 def write_artefact(artefact: Artefact, folder: Path) -> None:
-    """Write an artefact's files, the one that names its format last."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in artefact.weights.items()}
-    write_whole(folder / "weights.safetensors", save(tensors))
-    write_json(folder / "layout.json", artefact.layout.as_dict())
-    write_json(folder / "scaler.json", artefact.scaler.as_dict())
-    write_json(
-        folder / "artefact.json",
-        {
-            "format": FORMAT,
-            "algo": artefact.algo,
-            "sizes": artefact.sizes.as_dict(),
-            "gate_scale": artefact.gate_scale,
-            "facts": artefact.facts,
-        },
-    )
+    """Write an artefact into a folder, which is replaced as a whole."""
+    head = {
+        "format": FORMAT,
+        "algo": artefact.algo,
+        "sizes": artefact.sizes.as_dict(),
+        "gate_scale": artefact.gate_scale,
+        "facts": artefact.facts,
+    }
+    write_sealed(folder, artefact.weights, artefact.layout, artefact.scaler, {HEAD: head})
+
+
+def write_sealed(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    layout: ObservationLayout,
+    scaler: Scaler,
+    heads: Mapping[str, dict[str, Any]],
+) -> None:
+    """Weights, layout and scaler with a manifest, in a folder that is replaced as a whole.
+
+    Parameters
+    ----------
+    heads : what the weights are, by the name of the JSON file that says so
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+    files = {"layout.json": layout.as_dict(), "scaler.json": scaler.as_dict(), **heads}
+    with whole_folder(folder) as new:
+        write_tensors(new / WEIGHTS, tensors)
+        for name, content in files.items():
+            (new / name).write_bytes(_json(content))
+        write_manifest(new, SEALED)
+
+
+def require_sealed(folder: Path) -> None:
+    """Compare the files of `write_sealed` with their manifest.
+
+    Raises
+    ------
+    ArtefactError
+        Naming the file that is missing, truncated or altered.
+    """
+    read_manifest(folder, SEALED, ArtefactError)
 
 
 def read_artefact(folder: Path) -> Artefact:
@@ -96,17 +131,19 @@ def read_artefact(folder: Path) -> Artefact:
     ArtefactError
         If a file is missing or not whole; the message names it.
     """
-    head = read_json(folder / "artefact.json")
+    folder = present(folder)
+    head = read_json(folder / HEAD)
     if head.get("format") != FORMAT:
-        raise ArtefactError(f"{folder}: artefact.json is of another format; pretrain again")
+        raise ArtefactError(f"{folder}: {HEAD} is of another format; pretrain again")
+    require_sealed(folder)
     try:
         sizes = NetworkSizes(**head["sizes"])
         algo, scale, facts = str(head["algo"]), float(head["gate_scale"]), dict(head["facts"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{folder}: artefact.json is not whole ({error})") from None
+        raise ArtefactError(f"{folder}: {HEAD} is not whole ({error})") from None
     return Artefact(
         algo=algo,
-        weights=read_tensors(folder / "weights.safetensors"),
+        weights=read_tensors(folder / WEIGHTS),
         sizes=sizes,
         gate_scale=scale,
         layout=ObservationLayout.from_dict(read_json(folder / "layout.json")),
@@ -129,7 +166,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(content, indent=1).encode())
+    write_whole(path, _json(content))
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

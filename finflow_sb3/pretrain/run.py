@@ -4,50 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
 from finflow_sb3.config import EnvSettings, IQLSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.offline.dataset import OfflineDataset
-from finflow_sb3.pretrain.artefact import Artefact, stacked_weights
+from finflow_sb3.pretrain.artefact import Artefact
+from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore, stacked_weights_of
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
+from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 
 __all__ = ["Epoch", "PretrainOutcome", "policy_act", "run_iql"]
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """Means over one epoch, and its validation backtest.
+class PretrainOutcome:
+    """The best epoch's artefact (None before the first one ended), and the course of all epochs.
 
     Attributes
     ----------
-    v_loss, q_loss, policy_loss : as d3rlpy defines them
-    gates : mean gate of the last batch
-    validation : see `evaluation.quick.validate`
+    steps : gradient steps done
+    finished : False where it was stopped before its end
     """
 
-    number: int
-    v_loss: float
-    q_loss: float
-    policy_loss: float
-    validation: dict[str, float]
-    gates: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class PretrainOutcome:
-    """The best epoch's artefact and the course of all epochs."""
-
-    artefact: Artefact
-    best: Epoch
+    artefact: Artefact | None
+    best: Epoch | None
     epochs: tuple[Epoch, ...] = field(repr=False)
+    steps: int = 0
+    finished: bool = True
 
 
 def policy_act(policy: nn.Module, device: str = "cpu") -> Callable[[Any], NDArray[np.float32]]:
@@ -64,6 +56,36 @@ def policy_act(policy: nn.Module, device: str = "cpu") -> Callable[[Any], NDArra
     return act
 
 
+class Started(NamedTuple):
+    """IQL ready for its next step: networks and optimisers, what draws batches, and the course."""
+
+    algo: ExpertIQL
+    generator: torch.Generator
+    course: Course
+
+
+def start_iql(
+    market: ObservedMarket,
+    env: EnvSettings,
+    settings: IQLSettings,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+) -> Started:
+    """IQL with fresh networks, or as it was at a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint does not fit the settings.
+    """
+    set_random_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    algo = make_iql(settings, market.layout, env.gate_scale, device)
+    course = Course() if checkpoint is None else restore(algo, generator, checkpoint)
+    return Started(algo, generator, course)
+
+
 def run_iql(
     dataset: OfflineDataset,
     market: ObservedMarket,
@@ -75,6 +97,9 @@ def run_iql(
     on_epoch: Callable[[Epoch], None] | None = None,
     on_best: Callable[[Artefact], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_checkpoint: Callable[[int, Tensors, dict[str, Any]], None] | None = None,
+    started: Started | None = None,
+    stop: Callable[[int], bool] | None = None,
 ) -> PretrainOutcome:
     """Train IQL on `dataset`; the epoch with the best validation Sharpe is kept.
 
@@ -82,6 +107,9 @@ def run_iql(
     ----------
     on_best : called with the artefact whenever an epoch is better than all before
     on_step : called with the gradient steps done so far
+    on_checkpoint : called with step, tensors and state after each epoch and at a stop
+    started : of `start_iql`; made here if not given
+    stop : asked after each step, with their number, whether to stop there
 
     Raises
     ------
@@ -89,43 +117,63 @@ def run_iql(
         If the dataset was made with another universe or feature set.
     """
     market.layout.require_equal(dataset.layout, "the dataset")
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    algo = make_iql(settings, market.layout, env.gate_scale, device)
-    epochs: list[Epoch] = []
-    best: tuple[Epoch, Artefact] | None = None
-    for number in range(1, settings.epochs + 1):
-        losses = _one_epoch(algo, dataset, settings, generator, number, on_step)
-        epoch = _validated(number, losses, algo, market, env, device)
-        epochs.append(epoch)
-        if best is None or epoch.validation["sharpe"] > best[0].validation["sharpe"]:
-            best = epoch, _artefact(algo, market, epoch)
-            if on_best is not None:
-                on_best(best[1])
-        _write(log, epoch, number * settings.steps_per_epoch)
-        if on_epoch is not None:
-            on_epoch(epoch)
-    assert best is not None
-    return PretrainOutcome(best[1], best[0], tuple(epochs))
+    algo, generator, course = started or start_iql(market, env, settings, seed, device)
+    if course.best is not None and on_best is not None:
+        # What `best/` holds may come from after the checkpoint.
+        on_best(_artefact(algo, market, course.best, course.best_weights))
+    total = settings.epochs * settings.steps_per_epoch
+    stopped = False
+    while course.step < total and not stopped:
+        _one_step(algo, dataset, settings.batch_size, generator, course)
+        if on_step is not None:
+            on_step(course.step)
+        ended = course.step % settings.steps_per_epoch == 0
+        if ended:
+            epoch = _end_epoch(algo, market, env, settings, device, course)
+            if epoch is course.best and on_best is not None:
+                on_best(_artefact(algo, market, epoch, course.best_weights))
+            _write(log, epoch, course.step)
+            if on_epoch is not None:
+                on_epoch(epoch)
+        stopped = stop is not None and stop(course.step)
+        if on_checkpoint is not None and (ended or stopped):
+            on_checkpoint(course.step, *capture(algo, generator, course))
+    best = course.best
+    artefact = None if best is None else _artefact(algo, market, best, course.best_weights)
+    return PretrainOutcome(artefact, best, tuple(course.epochs), course.step, course.step >= total)
 
 
-def _one_epoch(
+def _one_step(
     algo: ExpertIQL,
     dataset: OfflineDataset,
-    settings: IQLSettings,
+    batch_size: int,
     generator: torch.Generator,
-    number: int,
-    on_step: Callable[[int], None] | None,
-) -> dict[str, float]:
-    """Mean losses over the epoch's steps."""
-    totals: dict[str, float] = {}
-    for step in range(settings.steps_per_epoch):
-        index = torch.randint(len(dataset), (settings.batch_size,), generator=generator)
-        for name, value in algo.update_on(dataset.gather(index)).items():
-            totals[name] = totals.get(name, 0.0) + value
-        if on_step is not None:
-            on_step((number - 1) * settings.steps_per_epoch + step + 1)
-    return {name: total / settings.steps_per_epoch for name, total in totals.items()}
+    course: Course,
+) -> None:
+    """One gradient step; its losses are added to the epoch's."""
+    index = torch.randint(len(dataset), (batch_size,), generator=generator)
+    for name, value in algo.update_on(dataset.gather(index)).items():
+        course.totals[name] = course.totals.get(name, 0.0) + value
+    course.step += 1
+
+
+def _end_epoch(
+    algo: ExpertIQL,
+    market: ObservedMarket,
+    env: EnvSettings,
+    settings: IQLSettings,
+    device: str,
+    course: Course,
+) -> Epoch:
+    """Validate, and keep the weights if they are the best so far."""
+    losses = {name: total / settings.steps_per_epoch for name, total in course.totals.items()}
+    course.totals = {}
+    epoch = _validated(len(course.epochs) + 1, losses, algo, market, env, device)
+    course.epochs.append(epoch)
+    best = course.best
+    if best is None or epoch.validation["sharpe"] > best.validation["sharpe"]:
+        course.best, course.best_weights = epoch, stacked_weights_of(algo)
+    return epoch
 
 
 def _validated(
@@ -163,10 +211,9 @@ def _mean_gates(
     return tuple(float(g) for g in gates.mean(dim=0))
 
 
-def _artefact(algo: ExpertIQL, market: ObservedMarket, epoch: Epoch) -> Artefact:
-    modules = algo.modules
-    experts: Any = modules.policy
-    weights = stacked_weights(experts, modules.q_funcs, modules.targ_q_funcs, modules.value_func)
+def _artefact(
+    algo: ExpertIQL, market: ObservedMarket, epoch: Epoch, weights: dict[str, torch.Tensor]
+) -> Artefact:
     return Artefact(
         algo="iql",
         weights=weights,

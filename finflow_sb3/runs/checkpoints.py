@@ -3,15 +3,14 @@
 A checkpoint is written into a temporary folder, synchronised and renamed, so that a folder
 with its final name is always whole. `latest.json` and `best.json` name one each. Tensors are
 written from where they lie and read when they are asked for: there is no second copy of them.
+Rows that are only appended (the replay buffer) lie beside the checkpoints, in `segments`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,23 @@ from typing import Any
 from torch import Tensor
 
 from finflow_sb3.errors import CheckpointError
-from finflow_sb3.files import write_whole
-from finflow_sb3.runs.tensor_files import TensorFile, header_of, pieces_of
+from finflow_sb3.files import remove_folder, sweep, whole_folder, write_whole
+from finflow_sb3.manifests import MANIFEST, Digest, read_manifest, write_manifest
+from finflow_sb3.runs.segments import Rows, Segment, SegmentStore
+from finflow_sb3.runs.tensor_files import TensorFile, write_tensors
 
-__all__ = ["Checkpoint", "CheckpointStore", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointStore",
+    "fitting",
+    "named_checkpoint",
+    "read_checkpoint",
+]
 
-FORMAT = "finflow-checkpoint-1"
-MANIFEST = "manifest.json"
+FORMAT = "finflow-checkpoint-2"
 STATE = "state.json"
-BLOCK = 1 << 20
+SEGMENTS = "replay"
+PREFIX = "step_"
 
 
 @dataclass(frozen=True)
@@ -36,13 +43,30 @@ class Checkpoint:
 
     Attributes
     ----------
+    step : that it was written at
     tensors : file stem → name → tensor, read from the file when it is asked for
     state : everything that is not a tensor, as JSON
+    segments : files with the rows that were appended so far
+    lost : slots in front of the first segment that are gone: they were in a damaged one, or
+        lay before it
     """
 
     path: Path
+    step: int
     tensors: dict[str, TensorFile]
     state: dict[str, Any]
+    segments: tuple[Segment, ...] = ()
+    lost: int = 0
+
+    def rows(self) -> Iterator[tuple[int, int, TensorFile]]:
+        """Slots `start` to `stop` with their tensors, segment by segment.
+
+        Where slots were lost, those that are left are counted from 0.
+        """
+        store = SegmentStore(self.path.parent / SEGMENTS)
+        offset = self.segments[0].start if self.lost and self.segments else 0
+        for segment in self.segments:
+            yield segment.start - offset, segment.stop - offset, store.open(segment)
 
 
 class CheckpointStore:
@@ -51,187 +75,237 @@ class CheckpointStore:
     Parameters
     ----------
     folder : where they lie
-    keep : how many to keep; the best and the latest are never removed
+    keep : how many to keep; the latest and those that are pointed to are never removed
     """
 
     def __init__(self, folder: Path, keep: int = 5):
         self.folder, self.keep = folder, keep
+        self.segments = SegmentStore(folder / SEGMENTS)
+        self._written: tuple[Segment, ...] = ()
+
+    # ---------------------------------------------------------------- writing
 
     def write(
-        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]
-    ) -> Path:
-        """Write the checkpoint of a step, point `latest` to it, remove old ones."""
-        final = self.folder / f"step_{step:012d}"
-        temporary = self.folder / f".{final.name}.new"
-        for leftover in self.folder.glob(".step_*"):  # of a process that was killed
-            shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
-        try:
-            self._fill(temporary, step, tensors, state)
-            _replace(temporary, final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        _sync(self.folder)
-        self.point("latest", final)
-        self._retire()
-        return final
-
-    def _fill(
         self,
-        folder: Path,
         step: int,
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: dict[str, Any],
-    ) -> None:
-        content = json.dumps(state).encode()
-        _write_synced(folder / STATE, content)
-        digest = hashlib.sha256(content).hexdigest()
-        files: dict[str, Any] = {STATE: {"sha256": digest, "size": len(content)}}
-        for stem, named in tensors.items():
-            path = folder / f"{stem}.safetensors"
-            files[path.name] = _write_tensors(path, named)
-        manifest = {"format": FORMAT, "step": step, "files": files}
-        _write_synced(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync(folder)
+        rows: Rows | None = None,
+        pointers: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """Write the checkpoint of a step, point `latest` to it, remove old ones.
+
+        Parameters
+        ----------
+        rows : what has appended slots; those that no segment holds yet are written
+        pointers : others that are to name it, with facts that they state
+
+        Raises
+        ------
+        StorageError
+            If the disk is full; earlier checkpoints are unharmed.
+        """
+        sweep(self.folder, f"{PREFIX}*")
+        for leftover in self.folder.glob(".*.json.*"):
+            leftover.unlink()
+        final = self.folder / f"{PREFIX}{step:012d}"
+        segments = () if rows is None else self.segments.extend(self._written, rows)
+        with whole_folder(final) as folder:
+            files = {STATE: _write_state(folder / STATE, state)}
+            for stem, named in tensors.items():
+                path = folder / f"{stem}.safetensors"
+                files[path.name] = write_tensors(path, named)
+            parts = [segment.as_dict() for segment in segments]
+            write_manifest(folder, FORMAT, files, step=step, segments=parts)
+        self._written = segments
+        for name, facts in {"latest": {}, **(pointers or {})}.items():
+            self.point(name, final, **facts)
+        self._retire(final)
+        return final
 
     def point(self, name: str, checkpoint: Path, **facts: Any) -> None:
-        """Let `latest` or `best` name this checkpoint."""
+        """Let `latest`, `best` or another pointer name this checkpoint."""
         content = {"checkpoint": checkpoint.name, **facts}
         write_whole(self.folder / f"{name}.json", json.dumps(content).encode())
 
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Leave what came after this checkpoint: the run goes on from it."""
+        for path in self.all():
+            if path.name > checkpoint.path.name:
+                remove_folder(path)
+        for pointer in self._pointers():
+            if not self.pointed(pointer.stem).is_dir():
+                pointer.unlink()
+        self._written = () if checkpoint.lost else checkpoint.segments
+        self.point("latest", checkpoint.path)
+
+    def _retire(self, latest: Path) -> None:
+        try:
+            protected = {latest, *(self.pointed(path.stem) for path in self._pointers())}
+        except CheckpointError:
+            return  # which one is the best is not known: none is removed
+        old = [path for path in self.all() if path not in protected]
+        for path in old[: max(0, len(old) + len(protected) - max(self.keep, len(protected)))]:
+            remove_folder(path)
+        self._retire_segments()
+
+    def _pointers(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
+
+    def _retire_segments(self) -> None:
+        needed: set[str] = set()
+        for path in self.all():
+            try:
+                content = json.loads((path / MANIFEST).read_bytes())
+                needed |= {entry["name"] for entry in content["segments"]}
+            except (OSError, ValueError, KeyError, TypeError):
+                return  # what a damaged checkpoint needs is not known
+        self.segments.keep_only(needed)
+
+    # ---------------------------------------------------------------- reading
+
     def pointed(self, name: str) -> Path:
-        """The checkpoint that `latest` or `best` names.
+        """The checkpoint that a pointer names.
 
         Raises
         ------
         CheckpointError
             If there is none.
         """
+        path = self.folder / f"{name}.json"
         try:
-            content = json.loads((self.folder / f"{name}.json").read_text())
+            content = json.loads(path.read_text())
             return self.folder / Path(str(content["checkpoint"])).name
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
             raise CheckpointError(
                 f"{self.folder}: no {name} checkpoint; the run stopped before its first one"
             ) from None
-
-    def rewind(self, checkpoint: Path) -> None:
-        """Leave what came after this checkpoint: the run goes on from it another way."""
-        for path in self.all():
-            if path.name > checkpoint.name:
-                shutil.rmtree(path)
-        best = self.folder / "best.json"
-        if best.is_file() and not self.pointed("best").is_dir():
-            best.unlink()
-        self.point("latest", checkpoint)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise CheckpointError(f"{path}: cannot be read; name a checkpoint itself") from None
 
     def all(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("step_*") if (p / MANIFEST).is_file())
+        """Checkpoints, oldest first."""
+        return sorted(p for p in self.folder.glob(f"{PREFIX}*") if p.is_dir())
 
-    def _retire(self) -> None:
-        protected = {self.pointed("latest")}
-        if (self.folder / "best.json").is_file():
-            protected.add(self.pointed("best"))
-        old = [p for p in self.all() if p not in protected]
-        surplus = len(old) + len(protected) - max(self.keep, len(protected))
-        for path in old[: max(0, surplus)]:
-            shutil.rmtree(path)
+    def newest_whole(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that is not damaged; None if there never was one.
+
+        Where a damaged segment leaves none whole, the newest one goes on without the slots up to
+        that segment: transitions that were to be learned from once more are all that is lost.
+
+        Parameters
+        ----------
+        warn : called with a line for each one that is damaged
+
+        Raises
+        ------
+        CheckpointError
+            If none can be gone on from.
+        """
+        damaged: list[CheckpointError] = []
+        for path in reversed(self.all()):
+            try:
+                return read_checkpoint(path)
+            except CheckpointError as error:
+                damaged.append(error)
+                warn(f"{error}; trying the one before")
+        for path in reversed(self.all()):
+            try:
+                rest = read_checkpoint(path, salvage=True)
+            except CheckpointError:
+                continue
+            warn(f"{path}: goes on without {rest.lost:,} slots of the replay buffer")
+            return rest
+        if damaged:
+            raise CheckpointError(f"{damaged[0]}; no other checkpoint of this run is whole")
+        return None
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+@contextmanager
+def fitting(checkpoint: Checkpoint) -> Iterator[None]:
+    """What is taken from a checkpoint within the block has to be what is looked for.
+
+    Raises
+    ------
+    CheckpointError
+        If something is missing, or of another kind or shape.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit these settings ({reason}); resume with the "
+            "config.yml of the run"
+        ) from None
+
+
+def read_checkpoint(path: Path, salvage: bool = False) -> Checkpoint:
     """Read a checkpoint after comparing every file with the manifest. Executes nothing.
+
+    Parameters
+    ----------
+    salvage : go without the slots up to the last damaged segment
 
     Raises
     ------
     CheckpointError
         Naming the file that is missing, truncated or altered.
     """
-    manifest = _manifest(path)
-    for name, expected in manifest["files"].items():
-        _require_whole(path / Path(name).name, path / name, expected)
+    manifest = read_manifest(path, FORMAT, CheckpointError)
+    where = path / MANIFEST
     try:
-        state = json.loads((path / STATE).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / STATE}: cannot be read ({error})") from None
+        step, entries = int(manifest["step"]), list(manifest["segments"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{where}: names no step and segments; use another copy") from None
+    if STATE not in manifest["files"]:
+        raise CheckpointError(f"{where}: names no {STATE}; use another copy")
+    segments = tuple(Segment.from_dict(entry, where) for entry in entries)
+    whole = _whole_segments(path.parent / SEGMENTS, segments, salvage)
+    lost = whole[0].start - segments[0].start if whole else _slots(segments)
     names = [Path(name).name for name in manifest["files"] if name != STATE]
     tensors = {Path(name).stem: TensorFile(path / name) for name in names}
-    return Checkpoint(path, tensors, state)
+    return Checkpoint(path, step, tensors, _read_state(path / STATE), whole, lost)
 
 
-def _require_whole(path: Path, named: Path, expected: dict[str, Any]) -> None:
-    """Compare a file with what the manifest says about it."""
-    digest, block, size = hashlib.sha256(), memoryview(bytearray(BLOCK)), 0
+def _whole_segments(
+    folder: Path, segments: tuple[Segment, ...], salvage: bool
+) -> tuple[Segment, ...]:
+    """All of them; with `salvage` those behind the last damaged one."""
+    store = SegmentStore(folder)
+    whole: list[Segment] = []
+    for segment in segments:
+        try:
+            store.require_whole(segment)
+            whole.append(segment)
+        except CheckpointError:
+            if not salvage:
+                raise
+            whole = []
+    return tuple(whole)
+
+
+def _slots(segments: tuple[Segment, ...]) -> int:
+    return segments[-1].stop - segments[0].start if segments else 0
+
+
+def _read_state(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(block):
-                digest.update(block[:count])
-                size += count
-    except OSError:
-        raise CheckpointError(f"{named}: missing; use another checkpoint") from None
-    if size != expected["size"]:
-        raise CheckpointError(
-            f"{named}: has {size} bytes instead of {expected['size']} (truncated?); use another "
-            "checkpoint"
-        )
-    if digest.hexdigest() != expected["sha256"]:
-        raise CheckpointError(f"{named}: was altered; use another checkpoint")
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: Any = json.loads((path / MANIFEST).read_text())
+        state = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / MANIFEST}: cannot be read ({error})") from None
-    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
-    if not known or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"{path / MANIFEST}: not the manifest of a finflow checkpoint")
-    if STATE not in manifest["files"]:
-        raise CheckpointError(f"{path / MANIFEST}: names no {STATE}; use another checkpoint")
-    checked: dict[str, Any] = manifest
-    return checked
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds no mapping; use another copy")
+    return state
 
 
-def _replace(new: Path, final: Path) -> None:
-    """Rename `new` to `final`; what stood there is removed last, and comes back on failure."""
-    old = final.with_name(f".{final.name}.old")
-    if final.exists():
-        final.rename(old)
-    try:
-        new.rename(final)
-    except BaseException:
-        if old.exists():
-            old.rename(final)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _write_state(path: Path, state: dict[str, Any]) -> Digest:
+    content = json.dumps(state).encode()
+    path.write_bytes(content)
+    return Digest.of([content])
 
 
-def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write a safetensors file straight from the tensors' memory; gives its checksum and size."""
-    header = header_of(named)
-    digest, size = hashlib.sha256(header), len(header)
-    _write_synced(path, header)
-    with path.open("ab") as file:
-        for piece in pieces_of(named):
-            digest.update(piece)
-            size += len(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"sha256": digest.hexdigest(), "size": size}
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def named_checkpoint(path: Path) -> Path | None:
+    """The checkpoint that a path names, None where it names a run."""
+    path = path.absolute()
+    return path if path.name.startswith(PREFIX) and path.parent.name == "checkpoints" else None

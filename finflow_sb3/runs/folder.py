@@ -67,6 +67,10 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 

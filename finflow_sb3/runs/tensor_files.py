@@ -6,11 +6,12 @@ it. safetensors' own `save` returns one, and its mapped files count as memory wh
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from numpy.typing import NDArray
@@ -18,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from finflow_sb3.errors import CheckpointError
+from finflow_sb3.manifests import Digest
 
-__all__ = ["StoredRows", "TensorFile", "header_of", "pieces_of"]
+__all__ = ["StoredRows", "TensorFile", "header_of", "pieces_of", "write_tensors"]
 
 PIECE = 1 << 25
 # In the order in which safetensors writes them: widest first, so that all numbers are aligned.
@@ -67,6 +69,19 @@ def pieces_of(named: Mapping[str, Tensor]) -> Iterator[memoryview]:
         flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
         for start in range(0, len(flat), PIECE):
             yield flat[start : start + PIECE].cpu().numpy().data
+
+
+def write_tensors(path: Path, named: Mapping[str, Tensor]) -> Digest:
+    """Write a safetensors file straight from the tensors' memory; gives its checksum."""
+    with path.open("wb") as file:
+        pieces = itertools.chain([header_of(named)], pieces_of(named))
+        return Digest.of(_copied(pieces, file))
+
+
+def _copied(pieces: Iterator[Any], file: BinaryIO) -> Iterator[Any]:
+    for piece in pieces:
+        file.write(piece)
+        yield piece
 
 
 class TensorFile(Mapping[str, Tensor]):

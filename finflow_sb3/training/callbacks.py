@@ -16,16 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
-from finflow_sb3.config import EnvSettings, RunSettings
+from finflow_sb3.config import EnvSettings, RunSettings, Settings
 from finflow_sb3.cqsac.parallel import any_of
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.runs.checkpoints import CheckpointStore
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.runs.provenance import provenance
+from finflow_sb3.stopping import Stop
+from finflow_sb3.training.guard import GOOD, Guard, last_good
 from finflow_sb3.training.known_callbacks import KnownCallbacks
-from finflow_sb3.training.state import capture
+from finflow_sb3.training.state import capture, portfolio_buffer, restore
 
-__all__ = ["Schedule", "TrainingCallback"]
+__all__ = ["EndOfTraining", "Schedule", "TrainingCallback"]
 
 EPISODE_FIGURES = ("total_reward", "net_return", "sharpe", "cvar_95", "mean_turnover")
 # A line of metrics.jsonl has the means of so many episodes that ended last.
@@ -57,24 +60,36 @@ class Schedule:
         )
 
 
+class EndOfTraining(Exception):
+    """Ends SB3's loop at a boundary: after a stop on figures that are not finite there must be no
+    further step, as the policy's actions are not numbers.
+    """
+
+
 class TrainingCallback(BaseCallback):
     """Writes metrics, validates, keeps the best and checkpoints.
 
     Parameters
     ----------
+    settings : of the run; each checkpoint has a copy of them
     store : where checkpoints go; None writes none
     on_best : called with the figures when a validation is better than all before
     on_progress : called with the environment steps done
     stop_at : stop at the first boundary at or after this step, checkpoint included
     known : callbacks that run beside it, whose counters its checkpoints hold
+
+    Attributes
+    ----------
+    stop : looked at at each boundary; a signal may ask it to stop
+    stopping : whether the run ends before its last step
     """
 
     def __init__(
         self,
         market: ObservedMarket,
-        env: EnvSettings,
-        run: RunSettings,
+        settings: Settings,
         log: MetricsLog,
+        guard: Guard,
         store: CheckpointStore | None,
         on_best: Callable[[dict[str, float]], None],
         on_progress: Callable[[int], None] | None = None,
@@ -83,10 +98,10 @@ class TrainingCallback(BaseCallback):
     ):
         super().__init__()
         self.known = known or KnownCallbacks([])
-        self.market, self.env_settings, self.run, self.log = market, env, run, log
+        self.market, self.settings, self.log, self.guard = market, settings, log, guard
         self.store, self.on_best, self.on_progress = store, on_best, on_progress
-        self.stop_at, self.stopping = stop_at, False
-        self.schedule = Schedule.of(run, env)
+        self.stop_at, self.stop, self.stopping = stop_at, Stop(), False
+        self.schedule = Schedule.of(settings.run, settings.env_kwargs)
         self.seen = -1
         self.best = -math.inf
         self.last_validation: dict[str, float] = {}
@@ -99,20 +114,42 @@ class TrainingCallback(BaseCallback):
         if now == self.seen:  # a resumed run has done this boundary's work already
             return
         before, self.seen = self.seen, now
+        self.guard.update()
         if self._due(self.schedule.log, before, now):
             self._write_line(now)
         better = self._due(self.schedule.validate, before, now) and self._validate(now)
+        action = self.guard.judge(now)
+        if action == "rollback" and self._rolled_back():
+            return
         # Processes that share a batch stop together: a signal may reach them a step apart.
-        self.stopping = any_of(self.stop_at is not None and now >= self.stop_at)
-        due = self._due(self.schedule.checkpoint, before, now) or better
-        if (before >= 0 and due) or self.stopping:
+        reached = self.stop_at is not None and now >= self.stop_at
+        self.stopping = any_of(self.stop.asked or reached) or self.guard.reason is not None
+        if self._due(self.schedule.checkpoint, before, now) or better or self.stopping:
             self.checkpoint(best=better)
         if self.on_progress is not None:
             self.on_progress(now)
+        if self.guard.reason is not None:
+            raise EndOfTraining
+
+    def _rolled_back(self) -> bool:
+        """Go back to the last good checkpoint; False where there is none."""
+        checkpoint = None if self.store is None else last_good(self.store)
+        if checkpoint is None or self.store is None:
+            self.guard.cannot_roll_back()
+            return False
+        model: Any = self.model
+        scale = model.lr_scale
+        restore(model, checkpoint)
+        self.store.go_on_from(checkpoint)
+        self.log.rewind(checkpoint.state["metrics_size"], checkpoint.step)
+        self.restore(checkpoint.state["callback"])
+        self.guard.rolled_back(checkpoint, scale)
+        return True
 
     def _on_step(self) -> bool:
         if self.stopping:
             return False
+        self.guard.step(self.locals["rewards"], self.locals["dones"])
         for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
             if done:
                 self.episodes.append({name: float(info[name]) for name in EPISODE_FIGURES})
@@ -130,6 +167,7 @@ class TrainingCallback(BaseCallback):
         now = self.model.num_timesteps
         if now != self.seen:
             self.seen = now
+            self.guard.update()
             self._write_line(now)
             self.checkpoint(best=self._validate(now))
         if self.on_progress is not None:
@@ -144,7 +182,8 @@ class TrainingCallback(BaseCallback):
                 values[LINE_NAMES[name]] = float(np.mean(figures))
         logged = model.logger.name_to_value
         gates = []
-        for key, value in logged.items():
+        # In the order of names: a resumed run's logger has heard of them in another order.
+        for key, value in sorted(logged.items()):
             name = key.removeprefix("train/")
             if name.startswith("gate_"):
                 gates.append(float(value))
@@ -152,18 +191,28 @@ class TrainingCallback(BaseCallback):
                 values[name] = float(value)
         if gates:
             values["gates"] = gates
+        values |= self.guard.figures()
         self.log.write(now, kind="train", **values)
 
     def _validate(self, now: int) -> bool:
         """Whether the present policy is better on validation than all before."""
-        figures = validate(self.market, self.env_settings, self.act)
+        figures = validate(self.market, self.settings.env_kwargs, self.act)
         self.last_validation = figures
+        self.guard.validation(figures["sharpe"])
         better = figures["sharpe"] > self.best
         self.log.write(now, kind="validation", best=better, **figures)
+        self._draw_portfolios(now)
         if better:
             self.best = figures["sharpe"]
             self.on_best(figures)
         return better
+
+    def _draw_portfolios(self, now: int) -> None:
+        """What the portfolios that train hold, and how they mix the anchors, as histograms."""
+        env: Any = self.training_env
+        self.log.histogram(now, "portfolios/weights", env.batch.weights)
+        if self.settings.env_kwargs.action_base == "anchors":
+            self.log.histogram(now, "portfolios/gates", env.batch.gates)
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Deterministic actions of the present policy."""
@@ -172,27 +221,39 @@ class TrainingCallback(BaseCallback):
 
     def checkpoint(self, best: bool = False) -> Path | None:
         """Write a checkpoint of this boundary; `best` protects it until a better one comes."""
-        if self.store is None or not (self.run.save_latest or best or self.stopping):
+        run, healthy = self.settings.run, self.guard.healthy
+        best = best and run.save_best
+        if self.store is None or not (run.save_latest or best or self.stopping):
             return None
+        if self.guard.reason is not None and not healthy:
+            return None  # the run is to go on from before it went wrong
         model: Any = self.model
         tensors, state = capture(model)
+        self.log.sync()  # a checkpoint says how much of it there is
+        state["monitor"] = self.guard.state()
+        state |= provenance(self.settings, self.log.size)
         state["callback"] = {
             "seen": self.seen,
             "best": self.best if math.isfinite(self.best) else None,
             "last_validation": self.last_validation,
             "episodes": self.episodes,
-            "metrics_size": self.log.size,
             "known": self.known.state(),
         }
-        path = self.store.write(self.seen, tensors, state)
-        if best and self.run.save_best:
-            self.store.point("best", path, **self.last_validation)
-        return path
+        pointers: dict[str, dict[str, float]] = {GOOD: {}} if healthy else {}
+        if best:
+            pointers["best"] = self.last_validation
+        return self.store.write(self.seen, tensors, state, portfolio_buffer(model), pointers)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take the callback's part of a checkpoint."""
+    def restore(self, state: dict[str, Any], keep_best: bool = True) -> None:
+        """Take the callback's part of a checkpoint.
+
+        Parameters
+        ----------
+        keep_best : False where the best so far was measured on another validation split
+        """
         self.seen = int(state["seen"])
-        self.best = -math.inf if state["best"] is None else float(state["best"])
-        self.last_validation = dict(state["last_validation"])
         self.episodes = list(state["episodes"])
         self.known.restore(state.get("known", self.known.state()))
+        self.last_validation = dict(state["last_validation"])
+        best = state["best"] if keep_best else None
+        self.best = -math.inf if best is None else float(best)

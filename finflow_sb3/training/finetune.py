@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import Settings
@@ -22,16 +19,21 @@ from finflow_sb3.cqsac.threads import threads_for
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.files import write_whole
 from finflow_sb3.offline.dataset import OfflineDataset
-from finflow_sb3.pretrain.artefact import Artefact, write_json
-from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
+from finflow_sb3.pretrain.artefact import Artefact, write_sealed
+from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, fitting
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.metrics_log import MetricsLog
+from finflow_sb3.runs.provenance import metrics_size, same_validation
+from finflow_sb3.runs.status import StatusFile
+from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
-from finflow_sb3.training.callbacks import TrainingCallback
+from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback
+from finflow_sb3.training.guard import Guard
 from finflow_sb3.training.known_callbacks import known_callbacks
+from finflow_sb3.training.monitor import Event
 from finflow_sb3.training.state import restore
+from finflow_sb3.training.trackers import tracking
 
 __all__ = ["FinetuneOutcome", "run_cqsac"]
 
@@ -50,6 +52,8 @@ class FinetuneOutcome:
     best : validation Sharpe of what `best/` holds, None before the first validation
     validation : figures of the last validation
     seeding : what was seeded, None for a run from scratch or resumed
+    stopped : why the stability monitor stopped it, None where it did not
+    stability : by check, see `Monitor.summary`
     """
 
     steps: int
@@ -57,6 +61,8 @@ class FinetuneOutcome:
     best: float | None
     validation: dict[str, float]
     seeding: SeedReport | None
+    stopped: str | None
+    stability: dict[str, dict[str, Any]]
 
 
 def run_cqsac(
@@ -69,6 +75,7 @@ def run_cqsac(
     stop_at: int | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_seeded: Callable[[SeedReport], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> FinetuneOutcome:
     """Train CQSAC to `settings.cqsac.n_timesteps`, from scratch, from an artefact or from a
     checkpoint of the same run.
@@ -84,32 +91,47 @@ def run_cqsac(
         torch.set_num_threads(threads_for(model.policy, settings.cqsac.batch_size))
     if report is not None and checkpoint is None and on_seeded is not None:
         on_seeded(report)
-    if checkpoint is not None:
-        restore(model, checkpoint)  # before metrics.jsonl is cut: it may refuse
-    size = checkpoint.state["callback"]["metrics_size"] if checkpoint else None
-    board = folder.tensorboard if settings.run.tensorboard else None
+    total = settings.cqsac.n_timesteps
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    if checkpoint is not None:
+        restore(model, checkpoint)  # before anything is cut: it may refuse
+        store.go_on_from(checkpoint)
+    board = folder.tensorboard if settings.run.tensorboard else None
     known = known_callbacks(settings, market, folder.path)
 
     def keep_best(figures: dict[str, float]) -> None:
         if settings.run.save_best:
             _keep_policy(model, market, folder.best, figures, settings)
 
-    with MetricsLog(folder.metrics, board, size) as log:
+    size = metrics_size(checkpoint)
+    step = None if checkpoint is None else model.num_timesteps
+    with (
+        tracking(settings, folder) as tracker,
+        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
+        StatusFile(folder.status, "fine-tuning", total, step or 0) as status,
+    ):
+        guard = Guard(settings.monitor, model, log, on_event)
         callback = TrainingCallback(
             market,
-            settings.env_kwargs,
-            settings.run,
+            settings,
             log,
+            guard,
             store,
             on_best=keep_best,
-            on_progress=on_progress,
+            on_progress=status.before(on_progress),
             stop_at=stop_at,
             known=known,
         )
         if checkpoint is not None:
-            callback.restore(checkpoint.state["callback"])
-        _learn(model, callback, settings.cqsac.n_timesteps, checkpoint is not None, [known])
+            with fitting(checkpoint):
+                same = same_validation(checkpoint, settings)
+                callback.restore(checkpoint.state["callback"], keep_best=same)
+                guard.restore(checkpoint.state["monitor"])
+        others = [*tracker.callbacks, known]
+        _learn(model, callback, total, checkpoint is not None, others)
+        status.stopping = callback.stopping
+        if not callback.stopping:
+            log.hyperparameters(settings.flat(), callback.last_validation)
     if not settings.run.save_best:
         _keep_policy(model, market, folder.last, callback.last_validation, settings)
     return FinetuneOutcome(
@@ -118,6 +140,8 @@ def run_cqsac(
         best=callback.best if callback.best > float("-inf") else None,
         validation=callback.last_validation,
         seeding=report,
+        stopped=guard.reason,
+        stability=guard.monitor.summary(),
     )
 
 
@@ -173,7 +197,7 @@ def _learn(
         callback.init_callback(model)
         callback.finish()
         return
-    with _graceful(callback):
+    with stop_on_signal() as callback.stop, suppress(EndOfTraining):
         model.learn(
             remaining if resumed else total,
             callback=[callback, *others],
@@ -182,26 +206,6 @@ def _learn(
         )
     if not callback.stopping:
         callback.finish()
-
-
-@contextmanager
-def _graceful(callback: TrainingCallback) -> Iterator[None]:
-    """The first signal stops at the next boundary, a second one at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        if callback.stop_at == 0:
-            raise KeyboardInterrupt
-        callback.stop_at = 0
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _keep_policy(
@@ -213,20 +217,14 @@ def _keep_policy(
 ) -> None:
     """Write the present policy, with what is needed to use it, into the folder `target`."""
     state = model.policy.state_dict()
-    kept = {k: v.detach().cpu().contiguous() for k, v in state.items() if k.startswith("actor.")}
-    write_whole(target / "weights.safetensors", save(kept))
-    write_json(target / "layout.json", market.layout.as_dict())
-    write_json(target / "scaler.json", market.scaler.as_dict())
-    facts = {"step": model.num_timesteps, "validation": figures}
     sizes = getattr(model.policy, "sizes", None)
-    write_json(
-        target / "policy.json",
-        {
-            "format": POLICY_FORMAT,
-            "policy": settings.cqsac.policy,
-            "policy_kwargs": settings.cqsac.policy_kwargs,
-            "sizes": None if sizes is None else sizes.as_dict(),
-            "gate_scale": settings.env_kwargs.gate_scale,
-            "facts": facts,
-        },
-    )
+    head = {
+        "format": POLICY_FORMAT,
+        "policy": settings.cqsac.policy,
+        "policy_kwargs": settings.cqsac.policy_kwargs,
+        "sizes": None if sizes is None else sizes.as_dict(),
+        "gate_scale": settings.env_kwargs.gate_scale,
+        "facts": {"step": model.num_timesteps, "validation": figures},
+    }
+    weights = {name: value for name, value in state.items() if name.startswith("actor.")}
+    write_sealed(target, weights, market.layout, market.scaler, {"policy.json": head})

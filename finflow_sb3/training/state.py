@@ -16,7 +16,7 @@ from finflow_sb3.cqsac.parallel import JointNoise
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import CheckpointError
-from finflow_sb3.runs.checkpoints import Checkpoint
+from finflow_sb3.runs.checkpoints import Checkpoint, fitting
 from finflow_sb3.runs.random_state import (
     global_random_state,
     optimizer_state,
@@ -25,9 +25,15 @@ from finflow_sb3.runs.random_state import (
 )
 from finflow_sb3.runs.tensor_files import TensorFile
 
-__all__ = ["capture", "restore"]
+__all__ = ["capture", "portfolio_buffer", "portfolio_env", "restore"]
 
-COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_current_progress_remaining",
+    "lr_scale",
+)
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -36,17 +42,15 @@ def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by file, and the rest as JSON.
 
     To be called between an update and the next step of the environment, where nothing is half
-    done: SB3's `on_rollout_start`. The replay buffer is not copied: its tensors are to be written
-    before that next step.
+    done: SB3's `on_rollout_start`. The transitions of the replay buffer are not among them:
+    `portfolio_buffer` gives what they are written from.
     """
-    env, buffer = _portfolio_parts(model)
+    env, buffer = portfolio_env(model), portfolio_buffer(model)
     env_arrays, env_random = env.batch.state()
-    replay, position = buffer.state()
     random_tensors, random_plain = global_random_state()
     assert model._last_obs is not None
     tensors: Tensors = {
         "policy": dict(model.policy.state_dict()),
-        "replay": replay,
         "environment": _tensors({**env_arrays, "last_obs": np.asarray(model._last_obs)}),
         "random": random_tensors,
     }
@@ -65,7 +69,7 @@ def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
         "episodes": list(model.ep_info_buffer or []),
         "optimizers": groups,
         "scales": model.precision.state(_optimizers(model).values()),
-        "replay": position,
+        "replay": {"stop": buffer.stop},
         "environment": env_random,
         "random": random_plain,
         "action_space": _generator_state(model.action_space),
@@ -73,25 +77,24 @@ def capture(model: CQSAC) -> tuple[Tensors, dict[str, Any]]:
 
 
 def restore(model: CQSAC, checkpoint: Checkpoint) -> None:
-    """Bring a freshly built model of the same settings to the state of a checkpoint.
+    """Bring a model of the same settings to the state of a checkpoint.
 
     Raises
     ------
     CheckpointError
         If the checkpoint does not fit the model.
     """
-    try:
+    with fitting(checkpoint):
         _restore(model, checkpoint.tensors, checkpoint.state)
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{checkpoint.path}: does not fit these settings ({reason}); resume with the "
-            "config.yml of the run"
-        ) from None
+        pieces = list(checkpoint.rows())
+        stop = int(checkpoint.state["replay"]["stop"])
+        if checkpoint.lost:  # those that are left are counted anew
+            stop = pieces[-1][1] if pieces else 0
+        portfolio_buffer(model).restore(pieces, stop)
 
 
 def _restore(model: CQSAC, tensors: Mapping[str, TensorFile], state: dict[str, Any]) -> None:
-    env, buffer = _portfolio_parts(model)
+    env = portfolio_env(model)
     model.policy.load_state_dict(tensors["policy"], strict=True)
     for name, optimizer in _optimizers(model).items():
         stored = dict(tensors[f"optimizer_{name}"])
@@ -111,8 +114,6 @@ def _restore(model: CQSAC, tensors: Mapping[str, TensorFile], state: dict[str, A
         setattr(model, name, state["counters"][name])
     model.ep_info_buffer = deque(state["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)
-    replay = tensors["replay"]
-    buffer.restore({name: replay.rows(name) for name in replay}, state["replay"])
     arrays = _arrays(tensors["environment"])
     model._last_obs = arrays.pop("last_obs")
     env.batch.restore(arrays, state["environment"])
@@ -120,13 +121,18 @@ def _restore(model: CQSAC, tensors: Mapping[str, TensorFile], state: dict[str, A
     restore_global_random_state(dict(tensors["random"]), state["random"])
 
 
-def _portfolio_parts(model: CQSAC) -> tuple[PortfolioVecEnv, PortfolioReplayBuffer]:
-    env, buffer = model.env, model.replay_buffer
-    if not isinstance(env, PortfolioVecEnv) or not isinstance(buffer, PortfolioReplayBuffer):
-        raise CheckpointError(
-            "checkpoints need the portfolio environment and its replay buffer (normalize: false)"
-        )
-    return env, buffer
+def portfolio_env(model: CQSAC) -> PortfolioVecEnv:
+    """The model's environment; `CheckpointError` if it is another one."""
+    if not isinstance(model.env, PortfolioVecEnv):
+        raise CheckpointError("checkpoints need the portfolio environment (normalize: false)")
+    return model.env
+
+
+def portfolio_buffer(model: CQSAC) -> PortfolioReplayBuffer:
+    """The model's replay buffer; `CheckpointError` if it is another one."""
+    if not isinstance(model.replay_buffer, PortfolioReplayBuffer):
+        raise CheckpointError("checkpoints need the portfolio environment's replay buffer")
+    return model.replay_buffer
 
 
 def _optimizers(model: CQSAC) -> dict[str, torch.optim.Optimizer]:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError
+from finflow_sb3.files import present
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.experts import make_experts
-from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors
+from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors, require_sealed
 from finflow_sb3.pretrain.run import policy_act
 from finflow_sb3.training.build import activation
 
@@ -52,10 +53,10 @@ def load_policy(run: Path) -> TrainedPolicy:
     """
     if (run / "artefact.json").is_file():
         return _from_artefact(run)
-    best = run / "best"
+    best = present(run / "best")
     if (best / "artefact.json").is_file():
         return _from_artefact(best)
-    for folder in (best, run / "last"):
+    for folder in (best, present(run / "last")):
         if (folder / "policy.json").is_file():
             return _from_policy(folder)
     raise ArtefactError(f"{run}: holds no trained policy; train it further or give another run")
@@ -75,6 +76,7 @@ def _from_artefact(folder: Path) -> TrainedPolicy:
 
 
 def _from_policy(folder: Path) -> TrainedPolicy:
+    require_sealed(folder)
     head = read_json(folder / "policy.json")
     layout = ObservationLayout.from_dict(read_json(folder / "layout.json"))
     scaler = Scaler.from_dict(read_json(folder / "scaler.json"))

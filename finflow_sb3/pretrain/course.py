@@ -1,0 +1,136 @@
+"""Where pretraining stands, and everything that it needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finflow_sb3.pretrain.artefact import stacked_weights
+from finflow_sb3.pretrain.iql import ExpertIQL
+from finflow_sb3.runs.checkpoints import Checkpoint, fitting
+from finflow_sb3.runs.random_state import (
+    global_random_state,
+    optimizer_state,
+    restore_global_random_state,
+    restore_optimizer,
+)
+
+__all__ = ["Course", "Epoch", "Tensors", "capture", "restore", "stacked_weights_of"]
+
+Tensors = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Means over one epoch, and its validation backtest.
+
+    Attributes
+    ----------
+    v_loss, q_loss, policy_loss : as d3rlpy defines them
+    gates : mean gate of the last batch
+    validation : see `evaluation.quick.validate`
+    """
+
+    number: int
+    v_loss: float
+    q_loss: float
+    policy_loss: float
+    validation: dict[str, float]
+    gates: tuple[float, ...] = ()
+
+
+@dataclass
+class Course:
+    """What pretraining has come to, besides the networks.
+
+    Attributes
+    ----------
+    step : gradient steps done
+    totals : losses of the present epoch, added up
+    epochs : those that have ended
+    best : the one with the best validation Sharpe
+    best_weights : the artefact's weights at its end
+    """
+
+    step: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    epochs: list[Epoch] = field(default_factory=list)
+    best: Epoch | None = None
+    best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+def stacked_weights_of(algo: ExpertIQL) -> dict[str, Tensor]:
+    """A copy of the present weights, under the artefact's names."""
+    modules = algo.modules
+    policy: Any = modules.policy
+    return stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func)
+
+
+def capture(
+    algo: ExpertIQL, generator: torch.Generator, course: Course
+) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors by file, and the rest as JSON; between two gradient steps."""
+    random_tensors, random_plain = global_random_state()
+    tensors: Tensors = {
+        "random": {**random_tensors, "batches": generator.get_state()},
+        "best": course.best_weights,
+    }
+    for name, module in algo.modules.get_torch_modules().items():
+        tensors[name] = dict(module.state_dict())
+    groups = {}
+    for name, optimizer in _optimizers(algo).items():
+        tensors[f"optimizer_{name}"], groups[name] = optimizer_state(optimizer)
+    return tensors, {
+        "step": course.step,
+        "totals": course.totals,
+        "epochs": [dataclasses.asdict(epoch) for epoch in course.epochs],
+        "best": None if course.best is None else course.best.number,
+        "optimizers": groups,
+        "random": random_plain,
+    }
+
+
+def restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint) -> Course:
+    """Bring a freshly made algorithm of the same settings to the state of a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint does not fit it.
+    """
+    with fitting(checkpoint):
+        return _restore(algo, generator, checkpoint)
+
+
+def _restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint) -> Course:
+    tensors, state = checkpoint.tensors, checkpoint.state
+    for name, module in algo.modules.get_torch_modules().items():
+        module.load_state_dict(dict(tensors[name]), strict=True)
+    for name, optimizer in _optimizers(algo).items():
+        stored = dict(tensors[f"optimizer_{name}"])
+        restore_optimizer(optimizer, stored, state["optimizers"][name])
+    algo._grad_step = int(state["step"])
+    epochs = [_epoch(entry) for entry in state["epochs"]]
+    # Networks are initialised with random numbers: these states come last.
+    generator.set_state(tensors["random"]["batches"])
+    restore_global_random_state(dict(tensors["random"]), state["random"])
+    return Course(
+        step=int(state["step"]),
+        totals=dict(state["totals"]),
+        epochs=epochs,
+        best=None if state["best"] is None else epochs[int(state["best"]) - 1],
+        best_weights=dict(tensors["best"]),
+    )
+
+
+def _epoch(entry: dict[str, Any]) -> Epoch:
+    return Epoch(**{**entry, "gates": tuple(entry["gates"])})
+
+
+def _optimizers(algo: ExpertIQL) -> dict[str, torch.optim.Optimizer]:
+    modules = algo.modules
+    return {"actor": modules.actor_optim.optim, "critic": modules.critic_optim.optim}

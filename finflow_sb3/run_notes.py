@@ -1,0 +1,160 @@
+"""What a run notes beside its settings, so that it goes on with the same data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finflow_sb3.envs.observations import ObservedMarket, Scaler
+from finflow_sb3.errors import ArtefactError
+from finflow_sb3.files import write_whole
+from finflow_sb3.market.cache import content_key
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.market.sources import load_prices, write_prices
+from finflow_sb3.pretrain.artefact import read_json, write_json
+from finflow_sb3.runs.folder import RunFolder
+
+__all__ = [
+    "PLAN",
+    "NotedMarket",
+    "note_dataset",
+    "note_market",
+    "note_plan",
+    "noted_dataset",
+    "noted_market",
+    "noted_plan",
+]
+
+DATASET = "dataset.txt"
+"""The dataset that was named."""
+PLAN = "plan.txt"
+"""What follows a pretraining run: `full` goes on with fine-tuning, `offline` does not."""
+PRICES = "prices.parquet"
+"""The prices themselves."""
+MARKET = "market.json"
+"""Layout, scaler and a hash of the prices; written last: with it a run has all that it needs."""
+# Adjusted closes come rounded: returns of the same day differ by this much at most.
+SAME_RETURN = 1e-4
+
+
+@dataclass(frozen=True)
+class NotedMarket:
+    """The market that a run was trained on.
+
+    Attributes
+    ----------
+    rows : of its price table
+    prices : a hash of them
+    scaler : of its features; it stays with the run, as its networks know no other
+    """
+
+    run: Path
+    rows: int
+    prices: str
+    layout: ObservationLayout
+    scaler: Scaler
+
+    def require_past(self, prices: PriceTable, adjusted: bool = False) -> int:
+        """Refuse prices of another universe or with another past; gives the number of new rows.
+
+        Parameters
+        ----------
+        adjusted : let past returns alone agree, as they do after prices were adjusted once more
+
+        Raises
+        ------
+        ArtefactError
+            Naming what differs.
+        """
+        if prices.assets != self.layout.assets:
+            missing = [a for a in self.layout.assets if a not in prices.assets]
+            foreign = [a for a in prices.assets if a not in self.layout.assets]
+            parts = [f"lacks {', '.join(missing[:5])}"] if missing else []
+            parts += [f"adds {', '.join(foreign[:5])}"] if foreign else []
+            what = " and ".join(parts) or "has them in another order"
+            raise ArtefactError(
+                f"{prices.source}: {what}, against the assets of {self.run}; give the same "
+                "universe, or start a new run"
+            )
+        if _key(prices, self.rows) != self.prices and not (adjusted and self._same_past(prices)):
+            raise ArtefactError(
+                f"{self.run}: was trained on other prices than {prices.source} has now; "
+                "give it the same past, or start a new run"
+            )
+        return len(prices) - self.rows
+
+    def _same_past(self, prices: PriceTable) -> bool:
+        """Whether past returns agree: a dividend rescales all closes that were adjusted before."""
+        past = load_prices(str(self.run / PRICES))
+        if len(prices) < len(past) or not np.array_equal(prices.dates[: len(past)], past.dates):
+            return False
+        difference = np.abs(prices.returns()[: len(past)] - past.returns())
+        return bool(difference.max() <= SAME_RETURN)
+
+
+def note_market(folder: RunFolder, market: ObservedMarket) -> None:
+    """Write the market's part of a run's notes."""
+    prices = market.prices
+    content = {
+        "rows": len(prices),
+        "prices": _key(prices, len(prices)),
+        "layout": market.layout.as_dict(),
+        "scaler": market.scaler.as_dict(),
+    }
+    write_prices(prices, folder.path / PRICES)
+    write_json(folder.path / MARKET, content)
+
+
+def noted_market(folder: RunFolder) -> NotedMarket:
+    """The market of a run.
+
+    Raises
+    ------
+    ArtefactError
+        If the run was stopped before it began to train, or its note is not whole.
+    """
+    path = folder.path / MARKET
+    if not path.is_file():
+        raise ArtefactError(
+            f"{folder.path}: was stopped before its training began; nothing is lost: start it "
+            f"again with -c {folder.path / 'config.yml'}"
+        )
+    content: dict[str, Any] = read_json(path)
+    return NotedMarket(
+        folder.path,
+        int(content.get("rows", 0)),
+        str(content.get("prices")),
+        ObservationLayout.from_dict(content.get("layout", {})),
+        Scaler.from_dict(content.get("scaler", {})),
+    )
+
+
+def _key(prices: PriceTable, rows: int) -> str:
+    return content_key(prices.dates[:rows], prices.close[:rows], prices.assets)
+
+
+def note_dataset(folder: RunFolder, dataset: str | Path | None) -> None:
+    """Write which dataset was named, if one was."""
+    if dataset is not None:
+        write_whole(folder.path / DATASET, f"{Path(dataset).resolve()}\n".encode())
+
+
+def noted_dataset(folder: RunFolder) -> Path | None:
+    """The dataset that was named for this run."""
+    noted = folder.path / DATASET
+    return Path(noted.read_text().rstrip("\n")) if noted.is_file() else None
+
+
+def note_plan(folder: RunFolder, plan: str) -> None:
+    """Write what follows this run."""
+    write_whole(folder.path / PLAN, f"{plan}\n".encode())
+
+
+def noted_plan(folder: RunFolder) -> str:
+    """What follows this run; `full` where nothing was noted."""
+    noted = folder.path / PLAN
+    return noted.read_text().strip() if noted.is_file() else "full"

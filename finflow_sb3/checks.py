@@ -6,13 +6,13 @@ Data without the heavy packages, so that whatever shows a figure can tell how it
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.messages import remedy, shown
 
 __all__ = [
     "ACTIONS",
@@ -221,6 +221,4 @@ def complete_bounds(
 def _require_known(setting: str, given: Mapping[str, object], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            remedy = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"{setting}: unknown check {name!r}; {remedy}")
+            raise ConfigError(f"{setting}: unknown check {shown(name)}; {remedy(name, known)}")

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.messages import remedy, shown
+from finflow_sb3.messages import one_line, remedy, shown
 from finflow_sb3.zoo_values import check_text, plain
 
 __all__ = ["Checked", "check_given", "setting"]
@@ -89,7 +89,8 @@ def _checked(item: dataclasses.Field[Any], value: Any, hint: Any) -> Any:
         _check_range(item, value)
         return value if form is None or value is None else form(value)
     except ConfigError as error:
-        raise ConfigError(f"{item.name}: {error}") from None
+        inner = str(error).startswith(".")  # a key of a mapping
+        raise ConfigError(f"{item.name}{'' if inner else ': '}{error}") from None
 
 
 def _coerced(value: Any, hint: Any) -> Any:
@@ -108,22 +109,15 @@ def _coerced(value: Any, hint: Any) -> Any:
         return tuple(_coerced(v, options[0]) for v in value)
     if hint is Any:
         return value
-    if origin is dict:
-        return {key: _entry(key, item, options[1]) for key, item in _mapping(value).items()}
     kind = origin or hint
-    simple = {float: _number, int: _whole_number, str: _text, dict: _mapping}
+    if kind is dict:
+        return _mapping(value, options)
+    simple = {float: _number, int: _whole_number, str: _text}
     if kind in simple:
         return simple[kind](value)
     if isinstance(value, kind):
         return value
     raise ConfigError(f"{shown(value)} is not {_type_name(hint)}")
-
-
-def _entry(key: Any, value: Any, hint: Any) -> Any:
-    try:
-        return _coerced(value, hint)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
 
 
 def _choice(value: Any, options: tuple[Any, ...]) -> Any:
@@ -193,11 +187,20 @@ def _text(value: Any) -> str:
     raise ConfigError(f"{shown(value)} is not a text{quotes}")
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if isinstance(value, dict):
+def _mapping(value: Any, options: tuple[Any, ...]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{shown(value)} is not a mapping")
+    if not options or options[1] is Any:
         kept: dict[str, Any] = plain(value)
         return kept
-    raise ConfigError(f"{shown(value)} is not a mapping")
+    plain(dict.fromkeys(value))
+    found = {}
+    for name, item in value.items():
+        try:
+            found[name] = _coerced(item, options[1])
+        except ConfigError as error:
+            raise ConfigError(f".{one_line(name)}: {error}") from None
+    return found
 
 
 def _type_name(hint: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,14 +94,16 @@ def settings_of(env: str, layer: Layer) -> Settings:
 def _section(section: str, cls: Any, given: dict[str, Given]) -> Any:
     try:
         return cls(**{name: item.value for name, item in given.items()})
-    except ConfigError:
+    except ConfigError as reason:
         # One at a time, to say where the culprit was written.
         for name, item in given.items():
             try:
                 cls(**{name: item.value})
             except ConfigError as error:
                 raise ConfigError(f"{item.where}: {section}.{error}") from None
-        raise
+        # They contradict each other; the message starts with the name of one.
+        named = [item for name, item in given.items() if re.match(rf"{name}\b", str(reason))]
+        raise ConfigError(f"{places(named)}{section}.{reason}") from None
 
 
 def places(given: Sequence[Given]) -> str:

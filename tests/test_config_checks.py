@@ -124,6 +124,14 @@ def test_what_does_not_contradict_is_taken(params: list[str]) -> None:
     assert settled(params=params) != settled()
 
 
+def test_a_contradiction_within_a_section_has_its_place(write: Any) -> None:
+    text = "default:\n  monitor:\n    normal_limits: {q_value: 5}\n    warning_limits: {q_value: 3}"
+    path = write(text)
+    with pytest.raises(ConfigError) as error:
+        settled(files=[path])
+    assert one_line(error).startswith(f"{path}:4: default: monitor.warning_limits.q_value: 3")
+
+
 def test_settings_that_are_made_in_python_are_checked_too() -> None:
     with pytest.raises(Contradiction) as error:
         Settings(market=MarketSettings(train_fraction=0.9))

@@ -13,10 +13,11 @@ from config_helpers import one_line, settled, writer
 from pipeline_fixtures import tiny_settings
 from stable_baselines3.common import callbacks as sb3
 
-from finflow_sb3 import pipeline, resuming
+from finflow_sb3 import pipeline
 from finflow_sb3.config_callbacks import CALLBACKS, known_callbacks
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.resuming import resume
 from finflow_sb3.training import known_callbacks as made
 
 STOP = {"StopTrainingOnMaxEpisodes": {"max_episodes": 1}}
@@ -97,7 +98,7 @@ def test_they_run_and_stop_and_go_on_exactly(tmp_path: Path) -> None:
     assert whole.steps < settings.cqsac.n_timesteps  # two backtests without a better one
     half = pipeline.finetune(settings, stop_at=96)
     assert (half.steps, half.finished) == (96, False)
-    resumed = resuming.resume(half.run)
+    resumed = resume(half.run)
     assert resumed.steps == whole.steps
     for name in ("metrics.jsonl", "config.yml"):
         assert (resumed.run / name).read_bytes() == (whole.run / name).read_bytes()
@@ -115,6 +116,23 @@ def test_episodes_end_a_run(tmp_path: Path) -> None:
         tmp_path, cqsac={"callback": (STOP,), "n_timesteps": 1280, "learning_starts": 2000}
     )
     assert pipeline.finetune(settings).steps == 640  # 16 portfolios, 40 days each
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [],
+        [{"n_calls": 1}],
+        [{"n_calls": 1, "n_episodes": "many"}],
+        [{"n_calls": 1, "n_episodes": 1, "model": None}],
+    ],
+)
+def test_counters_of_other_callbacks_are_refused(state: Any) -> None:
+    callbacks = made.KnownCallbacks([sb3.StopTrainingOnMaxEpisodes(3)])
+    with pytest.raises(ValueError):
+        callbacks.restore(state)
+    callbacks.restore([{"n_calls": 5, "n_episodes": 2}])
+    assert callbacks.state() == [{"n_calls": 5, "n_episodes": 2}]
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: Any) -> None:

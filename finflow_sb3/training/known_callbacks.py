@@ -51,11 +51,19 @@ class KnownCallbacks(CallbackList):
         return [_counters(callback) for callback in _with_children(self.callbacks)]
 
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
-        """Take counters from a checkpoint of the same configuration."""
+        """Take counters from a checkpoint of the same configuration.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of these callbacks.
+        """
         for callback, counters in zip(_with_children(self.callbacks), state, strict=True):
-            for name in _COUNTERS:
-                if name in counters:
-                    setattr(callback, name, counters[name])
+            own = _counters(callback)
+            if _kinds(own) != _kinds(counters):
+                raise ValueError(f"counters of {type(callback).__name__}")
+            for name in own:
+                setattr(callback, name, counters[name])
 
 
 def known_callbacks(settings: Settings, market: ObservedMarket, run: Path) -> KnownCallbacks:
@@ -121,6 +129,10 @@ def _with_children(callbacks: Sequence[BaseCallback]) -> list[BaseCallback]:
         children = [getattr(callback, name, None) for name in ("callback_on_new_best", "callback")]
         found += [callback, *(child for child in children if child is not None)]
     return found
+
+
+def _kinds(counters: dict[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in counters.items()}
 
 
 def _counters(callback: BaseCallback) -> dict[str, Any]:

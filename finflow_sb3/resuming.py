@@ -309,17 +309,23 @@ def _refuse_or_tell(
 
 
 def _fixed_of_finetuning(name: str) -> bool:
-    section, _, key = name.partition(".")
+    section, key = _section_and_key(name)
     if section == "cqsac":
         return key in CQSAC_IS_FIXED
     return section == "iql" or _always_fixed(section, key)
 
 
 def _fixed_of_pretraining(name: str) -> bool:
-    section, _, key = name.partition(".")
+    section, key = _section_and_key(name)
     if section == "iql":
         return key in IQL_IS_FIXED
     return _always_fixed(section, key)
+
+
+def _section_and_key(name: str) -> tuple[str, str]:
+    """As in ``cqsac.policy_kwargs.n_quantiles``; the environment's id has no section."""
+    section, _, rest = name.partition(".")
+    return section, rest.partition(".")[0]
 
 
 def _always_fixed(section: str, key: str) -> bool:

@@ -184,9 +184,11 @@ def test_a_finished_run_needs_more_steps(folder: Path, runs: tuple[Pretrained, F
 def test_every_setting_that_differs_is_named(runs: tuple[Pretrained, Finetuned]) -> None:
     run = copy(runs[1].run, "differs_1")
     changes = {"batch_size": 8, "critic_lr": 1e-3, "cql_alpha": 0.5}
-    settings = config(run).replace(cqsac=changes, env_kwargs={"fee": 0.002})
+    monitor = {"warning_limits": {"critic_loss": 30.0}}
+    settings = config(run).replace(cqsac=changes, env_kwargs={"fee": 0.002}, monitor=monitor)
     watch = Notebook()
     assert resume(run, settings=settings, watch=watch).finished
     named = {remark.split(" is ")[0] for remark in watch.remarks if " from here on" in remark}
-    assert named == {"env_kwargs.fee", *(f"cqsac.{name}" for name in changes)}
+    limit = "monitor.warning_limits.critic_loss"
+    assert named == {"env_kwargs.fee", limit, *(f"cqsac.{name}" for name in changes)}
     assert config(run).cqsac.batch_size == 8

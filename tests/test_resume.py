@@ -230,6 +230,6 @@ def test_other_settings_are_refused(folder: Path, whole: dict[str, Finetuned]) -
             "n_timesteps: 240", "n_timesteps: 500"
         )
     )
-    with pytest.raises(ConfigError, match=r"policy_kwargs: .* can't change") as caught:
+    with pytest.raises(ConfigError, match=r"policy_kwargs.n_quantiles: .* can't change") as caught:
         resume(run)
     assert "\n" not in str(caught.value)

@@ -46,7 +46,8 @@ def changed_settings(checkpoint: Checkpoint, now: Settings) -> list[tuple[str, A
     with fitting(checkpoint):
         before = _flat(checkpoint.state["settings"])
     after = _flat(now.as_dict())
-    return [(k, before[k], after[k]) for k in after if k in before and before[k] != after[k]]
+    known = [name for name in after if name in before]
+    return [found for name in known for found in _differences(name, before[name], after[name])]
 
 
 def same_validation(checkpoint: Checkpoint, now: Settings) -> bool:
@@ -69,6 +70,17 @@ def _made_with() -> dict[str, Any]:
     """finflow's and its libraries' versions, and torch's threads in this process."""
     versions = {name: version(name) for name in LIBRARIES}
     return {"finflow": installed_version(), **versions, "threads": torch.get_num_threads()}
+
+
+def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """Of one setting; of a mapping the entries that differ."""
+    if before == after:
+        return []
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [(name, before, after)]
+    keys = dict.fromkeys([*before, *after])
+    pairs = [(key, before.get(key), after.get(key)) for key in keys]
+    return [(f"{name}.{key}", old, new) for key, old, new in pairs if old != new]
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -36,13 +36,11 @@ from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Tra
 from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
-from finflow_sb3.runs.metrics_log import MetricsLog
-from finflow_sb3.runs.provenance import metrics_size, provenance, same_validation
-from finflow_sb3.runs.status import StatusFile
+from finflow_sb3.runs.provenance import provenance, same_validation
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
-from finflow_sb3.training.trackers import tracking
+from finflow_sb3.training.recording import recording
 
 __all__ = [
     "Collected",
@@ -218,15 +216,12 @@ def run_pretraining(
         store.go_on_from(checkpoint)
         if not same_validation(checkpoint, settings):
             started.course.best = None
-    board = folder.tensorboard if settings.run.tensorboard else None
-    size, step = metrics_size(checkpoint), None if checkpoint is None else checkpoint.step
     with (
         going_on(folder, "pretrain"),
-        tracking(settings, folder) as tracker,
-        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
-        StatusFile(folder.status, "pretraining", total, step or 0) as status,
+        recording(settings, folder, "pretraining", total, checkpoint) as record,
         stop_on_signal() as ask,
     ):
+        log = record.log
 
         def keep(step: int, tensors: Tensors, state: dict[str, Any]) -> None:
             log.sync()
@@ -242,13 +237,13 @@ def run_pretraining(
             log=log,
             on_epoch=watch.epoch,
             on_best=lambda artefact: write_artefact(artefact, folder.best),
-            on_step=status.before(lambda step: watch.progress("pretraining", step, total)),
+            on_step=record.status.before(lambda step: watch.progress("pretraining", step, total)),
             on_checkpoint=keep,
             started=started,
             stop=lambda step: ask.asked or (stop_at is not None and step >= stop_at),
         )
-        status.stopping = not outcome.finished
         validation = {} if outcome.best is None else outcome.best.validation
+        record.status.stopping = not outcome.finished
         if outcome.finished:
             log.hyperparameters(settings.flat(), validation)
     return Pretrained(

@@ -20,9 +20,9 @@ from finflow_sb3.config import EnvSettings, RunSettings, Settings
 from finflow_sb3.cqsac.parallel import any_of
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
-from finflow_sb3.runs.checkpoints import CheckpointStore
+from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, fitting
 from finflow_sb3.runs.metrics_log import MetricsLog
-from finflow_sb3.runs.provenance import provenance
+from finflow_sb3.runs.provenance import provenance, same_validation
 from finflow_sb3.stopping import Stop
 from finflow_sb3.training.guard import GOOD, Guard, last_good
 from finflow_sb3.training.known_callbacks import KnownCallbacks
@@ -243,6 +243,24 @@ class TrainingCallback(BaseCallback):
         if best:
             pointers["best"] = self.last_validation
         return self.store.write(self.seen, tensors, state, portfolio_buffer(model), pointers)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end, which may be an early one."""
+        return not self.stopping or self.guard.early
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint's part for callback and monitor; the model has its own already.
+
+        Raises
+        ------
+        CheckpointError
+            If it does not fit the settings.
+        """
+        with fitting(checkpoint):
+            same = same_validation(checkpoint, self.settings)
+            self.restore(checkpoint.state["callback"], keep_best=same)
+            self.guard.restore(checkpoint.state["monitor"])
 
     def restore(self, state: dict[str, Any], keep_best: bool = True) -> None:
         """Take the callback's part of a checkpoint.

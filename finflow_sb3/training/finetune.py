@@ -21,19 +21,16 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact, write_sealed
-from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, fitting
+from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
-from finflow_sb3.runs.metrics_log import MetricsLog
-from finflow_sb3.runs.provenance import metrics_size, same_validation
-from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
 from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback
 from finflow_sb3.training.guard import Guard
 from finflow_sb3.training.known_callbacks import known_callbacks
 from finflow_sb3.training.monitor import Event
+from finflow_sb3.training.recording import recording
 from finflow_sb3.training.state import restore
-from finflow_sb3.training.trackers import tracking
 
 __all__ = ["FinetuneOutcome", "keep_policy", "prepare", "run_cqsac"]
 
@@ -91,54 +88,50 @@ def run_cqsac(
         torch.set_num_threads(threads_for(model.policy, settings.cqsac.batch_size))
     if report is not None and checkpoint is None and on_seeded is not None:
         on_seeded(report)
-    total = settings.cqsac.n_timesteps
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
-    known = known_callbacks(settings, market, folder.path)
     if checkpoint is not None:
         restore(model, checkpoint)  # before anything is cut: it may refuse
         store.go_on_from(checkpoint)
-    board = folder.tensorboard if settings.run.tensorboard else None
+    total, run = settings.cqsac.n_timesteps, settings.run
 
     def keep_best(figures: dict[str, float]) -> None:
-        if settings.run.save_best:
+        if run.save_best:
             keep_policy(model, market, folder.best, figures, settings)
 
-    size = metrics_size(checkpoint)
-    step = None if checkpoint is None else model.num_timesteps
-    with (
-        tracking(settings, folder) as tracker,
-        MetricsLog(folder.metrics, board, size, step, tracker.mirror) as log,
-        StatusFile(folder.status, "fine-tuning", total, step or 0) as status,
-    ):
-        guard = Guard(settings.monitor, model, log, on_event)
+    with recording(settings, folder, "fine-tuning", total, checkpoint) as record:
+        guard = Guard(settings.monitor, model, record.log, on_event)
+        known = known_callbacks(settings, market, folder.path)
         callback = TrainingCallback(
             market,
             settings,
-            log,
+            record.log,
             guard,
             store,
             on_best=keep_best,
-            on_progress=status.before(on_progress),
+            on_progress=record.status.before(on_progress),
             stop_at=stop_at,
             known=known,
         )
         if checkpoint is not None:
-            with fitting(checkpoint):
-                same = same_validation(checkpoint, settings)
-                callback.restore(checkpoint.state["callback"], keep_best=same)
-                guard.restore(checkpoint.state["monitor"])
-        _learn(model, callback, total, checkpoint is not None, [known, *tracker.callbacks])
-        status.stopping = callback.stopping and not guard.early
-        if not callback.stopping:
-            log.hyperparameters(settings.flat(), callback.last_validation)
-    if not settings.run.save_best:
+            callback.go_on_from(checkpoint)
+        others = [known, *record.tracker.callbacks]
+        _learn(model, callback, total, checkpoint is not None, others)
+        record.status.stopping = not callback.finished
+        if callback.finished:
+            record.log.hyperparameters(settings.flat(), callback.last_validation)
+    if not run.save_best:
         keep_policy(model, market, folder.last, callback.last_validation, settings)
+    return _outcome(callback, report)
+
+
+def _outcome(callback: TrainingCallback, seeding: SeedReport | None) -> FinetuneOutcome:
+    guard = callback.guard
     return FinetuneOutcome(
         steps=callback.seen,
-        finished=not callback.stopping or guard.early,
+        finished=callback.finished,
         best=callback.best if callback.best > float("-inf") else None,
         validation=callback.last_validation,
-        seeding=report,
+        seeding=seeding,
         stopped=guard.reason,
         stability=guard.monitor.summary(),
     )

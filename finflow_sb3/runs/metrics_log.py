@@ -58,9 +58,10 @@ class MetricsLog:
         if size is not None and path.exists():
             # Never longer than it is: that would fill the file with zeros.
             os.truncate(path, min(size, path.stat().st_size))
-        elif size is None:
-            path.unlink(missing_ok=True)
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # A new log empties the file instead of removing it: somebody may be reading it already.
+        fresh = os.O_TRUNC if size is None else 0
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | fresh
+        self._handle = os.open(path, flags, 0o666)
         self._size = os.fstat(self._handle).st_size
         self._step, self._tensorboard = step or 0, tensorboard
         self._mirror = mirror

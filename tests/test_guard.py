@@ -113,6 +113,33 @@ def test_rollback_restores_the_last_good_checkpoint(tmp_path: Path, poisoned: li
         assert torch.isfinite(value).all()
 
 
+@pytest.mark.parametrize(("step", "finished"), [(200, True), (240, False)])
+def test_nan_where_a_validation_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, finished: bool
+) -> None:
+    """In the middle the run goes back; after the last update it stops, and keeps what was good."""
+    real = CQSAC.train
+
+    def train(self: CQSAC, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        if self.num_timesteps == step and self.lr_scale == 1.0:
+            with torch.no_grad():
+                next(iter(self.actor.parameters())).fill_(float("nan"))
+            self.logger.record("train/actor_loss", float("nan"))
+
+    monkeypatch.setattr(CQSAC, "train", train)
+    done = finetune(settings_of(tmp_path, {}))
+    assert done.finished is finished
+    if finished:
+        assert done.steps == 240 and done.stopped is None
+    else:
+        assert done.stopped == "actor_loss is not finite; it came with the last step"
+    assert [e["step"] for e in lines(done.run, "event")] == [step]
+    assert newest(done.run).state["counters"]["num_timesteps"] == (240 if finished else 200)
+    for value in newest(done.run).tensors["policy"].values():
+        assert torch.isfinite(value).all()
+
+
 def test_a_run_that_is_stopped_after_a_rollback_goes_on_exactly(
     tmp_path: Path, poisoned: list[int]
 ) -> None:

@@ -117,7 +117,9 @@ class TrainingCallback(BaseCallback):
         self.guard.update()
         if self._due(self.schedule.log, before, now):
             self._write_line(now)
-        better = self._due(self.schedule.validate, before, now) and self._validate(now)
+        # A policy of NaN can't be backtested: what is done about it comes first.
+        due = self._due(self.schedule.validate, before, now) and self.guard.finite
+        better = due and self._validate(now)
         action = self.guard.judge(now)
         if action == "rollback" and self._rolled_back():
             return
@@ -135,7 +137,7 @@ class TrainingCallback(BaseCallback):
         """Go back to the last good checkpoint; False where there is none."""
         checkpoint = None if self.store is None else last_good(self.store)
         if checkpoint is None or self.store is None:
-            self.guard.cannot_roll_back()
+            self.guard.cannot_roll_back("there is no checkpoint to roll back to")
             return False
         model: Any = self.model
         scale = model.lr_scale
@@ -169,7 +171,11 @@ class TrainingCallback(BaseCallback):
             self.seen = now
             self.guard.update()
             self._write_line(now)
-            self.checkpoint(best=self._validate(now))
+            better = self.guard.finite and self._validate(now)
+            if self.guard.judge(now) == "rollback":
+                self.guard.cannot_roll_back("it came with the last step")
+            self.stopping = self.guard.reason is not None
+            self.checkpoint(best=better)
         if self.on_progress is not None:
             self.on_progress(now)
 

@@ -73,6 +73,11 @@ class Guard:
         """After a validation backtest."""
         self.monitor.validation(sharpe)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all figures since the last boundary were, as far as that is watched."""
+        return not self.monitor.not_finite
+
     def figures(self) -> dict[str, float]:
         """Figures for a line of metrics, beyond those that updates log."""
         found = self.monitor.figures().items()
@@ -109,10 +114,10 @@ class Guard:
         self._write(self.events, back_to=checkpoint.step)
         self._cut(scale)
 
-    def cannot_roll_back(self) -> None:
-        """There is no checkpoint: the run has to stop."""
+    def cannot_roll_back(self, why: str) -> None:
+        """The run has to stop instead."""
         self._write(self.events)
-        self._stop_because(self.events, "; there is no checkpoint to roll back to")
+        self._stop_because(self.events, f"; {why}")
 
     def _cut(self, scale: float) -> None:
         self.model.lr_scale = scale * self.settings.cut_factor

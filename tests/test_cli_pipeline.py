@@ -202,12 +202,10 @@ def test_finetune_shows_where_it_wrote_and_goes_on_to_more_steps(work: Work, log
     assert json.loads(again.stdout) == json.loads(longer.stdout) | {"run": str(made.absolute())}
 
 
-def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(work: Work, logs: Path) -> None:
-    args = ["finetune", "--pretrained", work.pretrained, "--n-timesteps", "10000000"]
-    args += ["--log-dir", logs, "-p", "cqsac.learning_starts:1000000", "--json"]
-    process = subprocess.Popen(
-        [*MAIN, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def interrupted(number: signal.Signals, logs: Path, *args: Any) -> tuple[Path, str, str]:
+    """Run, stdout and last line of stderr of a process of its own that got a signal in training."""
+    words = [*MAIN, *map(str, args), "--log-dir", str(logs)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120
         while not list(logs.glob("*/*/metrics.jsonl")):
@@ -215,47 +213,41 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(work: Work, logs: Path)
             assert time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
-    (made,) = runs_in(logs)
-    found = json.loads(stdout)
     assert process.returncode == 130
+    (made,) = runs_in(logs)
+    return made, stdout, stderr.splitlines()[-1]
+
+
+def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(work: Work, logs: Path) -> None:
+    args = ["finetune", "--pretrained", work.pretrained, "--n-timesteps", "10000000"]
+    args += ["-p", "cqsac.learning_starts:1000000", "--json"]
+    made, stdout, last = interrupted(signal.SIGINT, logs, *args)
+    found = json.loads(stdout)
     assert found["finished"] is False
-    last = stderr.splitlines()[-1]
     steps = f"{found['steps']:,}"
     assert last == f"stopped at step {steps}; go on with: finflow finetune --resume {made}"
     target = str(found["steps"] + 16)
     assert fine("finetune", "--resume", made, "--n-timesteps", target).exit_code == 0
 
 
-def test_ctrl_c_in_pretraining_saves_and_goes_on_to_the_same_end(work: Work, logs: Path) -> None:
-    """A process of its own is interrupted in the middle of an epoch."""
-    flags = ["-c", work.config, "--epochs", "3", "--steps-per-epoch", "2000", "--log-dir", logs]
-    flags += ["-p", "iql.batch_size:256"]
-    process = subprocess.Popen(
-        [*MAIN, "pretrain", *map(str, flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(logs.glob("*/*/metrics.jsonl")):
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    (made,) = runs_in(logs)
-    assert process.returncode == 130
-    last = stderr.decode().splitlines()[-1]
+def test_sigterm_in_pretraining_saves_a_checkpoint_and_says_how_to_go_on(
+    work: Work, logs: Path
+) -> None:
+    """In the middle of an epoch; that it goes on exactly is in `test_resume_pretraining`."""
+    args = ["pretrain", "-c", work.config, "--epochs", "3", "--steps-per-epoch", "2000"]
+    made, _, last = interrupted(signal.SIGTERM, logs, *args, "-p", "iql.batch_size:256")
     how = f"go on with: finflow pretrain --resume {made}"
     found = re.fullmatch(rf"stopped at step ([\d,]+); {re.escape(how)}", last)
     assert found, last
     step = int(found[1].replace(",", ""))
     assert 0 < step < 6000
+    assert max(path.name for path in (made / "checkpoints").iterdir() if path.is_dir()) == (
+        f"step_{step:012d}"
+    )
     assert "is a pretraining run" in run("finetune", "--resume", made).stderr
 
 

@@ -269,6 +269,7 @@ def test_a_full_disk_stops_with_a_line(tmp_path: Path, small_disk: Path, tensorb
         read_checkpoint(store.pointed(name))
     for line in (run / "metrics.jsonl").read_bytes().splitlines():
         json.loads(line)
+    assert not list((run / "checkpoints").rglob(".*")), "what was half written is gone"
     (small_disk / "ballast").unlink()
     before = newest_step(run)
     more = resume(run, n_timesteps=before + 2 * INTERVAL)

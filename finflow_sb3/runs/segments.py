@@ -88,19 +88,23 @@ class SegmentStore:
         start = max(rows.first, kept[-1].stop if kept else 0)
         if start == rows.stop:
             return tuple(kept)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = [self._write(*piece) for piece in rows.pieces(start, rows.stop)]
-        sync(self.folder)
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            new = [self._write(*piece) for piece in rows.pieces(start, rows.stop)]
+            sync(self.folder)
         return (*kept, *new)
 
     def _write(self, start: int, stop: int, tensors: Mapping[str, Tensor]) -> Segment:
         temporary = self.folder / ".segment.new"
-        with storing(self.folder):
+        try:
             digest: Digest = write_tensors(temporary, tensors)
             sync(temporary)
             # The digest in the name: after a rewind the same slots may hold something else.
             name = f"slots_{start:012d}_{stop:012d}_{digest.sha256[:8]}.safetensors"
             os.replace(temporary, self.folder / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half of it would fill the disk for nothing
+            raise
         return Segment(name, start, stop, digest.sha256, digest.size)
 
     def require_whole(self, segment: Segment) -> None:

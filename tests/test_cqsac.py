@@ -20,7 +20,7 @@ from finflow_sb3.cqsac.seeding import policy_kwargs_for, seed
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.nets.losses import conservative_penalty
-from finflow_sb3.offline.dataset import TransitionBatch
+from finflow_sb3.offline.transitions import TransitionBatch
 
 ARCH: dict[str, Any] = {"net_arch": [16, 16], "n_quantiles": 7}
 SHORT: dict[str, Any] = {"batch_size": 16, "buffer_size": 2_000, "device": "cpu"}

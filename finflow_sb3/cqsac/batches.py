@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from finflow_sb3.cqsac.prefetch import prefetched
 from finflow_sb3.cqsac.replay_storage import moved
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.offline.dataset import TransitionBatch
+from finflow_sb3.offline.transitions import TransitionBatch
 
 __all__ = ["Batches", "OfflineData"]
 

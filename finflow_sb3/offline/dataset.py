@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +22,11 @@ from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.offline.transitions import TransitionBatch
 
-__all__ = ["OfflineDataset", "TransitionBatch", "read_dataset", "write_dataset", "write_npz"]
+__all__ = ["OfflineDataset", "read_dataset", "write_dataset", "write_npz"]
 
 FORMAT = "finflow-dataset-1"
-
-
-class TransitionBatch(NamedTuple):
-    """Tensors of one batch: observations [B, D], actions [B, A], the rest [B, 1]."""
-
-    observations: torch.Tensor
-    actions: torch.Tensor
-    rewards: torch.Tensor
-    next_observations: torch.Tensor
-    terminals: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -8,114 +8,32 @@ loss.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from d3rlpy.algos import IQL, IQLConfig
 from d3rlpy.algos.qlearning.torch.ddpg_impl import DDPGBaseActorLoss
 from d3rlpy.algos.qlearning.torch.iql_impl import IQLImpl, IQLModules
 from d3rlpy.models.builders import create_continuous_q_function, create_value_function
-from d3rlpy.models.encoders import EncoderFactory
 from d3rlpy.models.q_functions import QRQFunctionFactory
-from d3rlpy.models.torch.encoders import Encoder, EncoderWithAction
-from d3rlpy.models.torch.policies import Policy
-from d3rlpy.optimizers import AdamFactory
 from d3rlpy.torch_utility import TorchMiniBatch
 from torch import Tensor
-from torch.optim import Adam
 
 from finflow_sb3.config import IQLSettings
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.critics import ValueEncoder, make_encoder
-from finflow_sb3.nets.experts import Components, PolicyOutput, make_experts
+from finflow_sb3.nets.experts import PolicyOutput, make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
-from finflow_sb3.offline.dataset import TransitionBatch
+from finflow_sb3.offline.transitions import TransitionBatch
+from finflow_sb3.pretrain.modules import (
+    ExpertPolicy,
+    FusedAdamFactory,
+    LayoutEncoderFactory,
+    mini_batch,
+)
 
 __all__ = ["ExpertIQL", "make_iql"]
-
-
-class ExpertAction(NamedTuple):
-    """d3rlpy's `ActionOutput`, with the gates [B, K] and the components of a full mixture."""
-
-    mu: Tensor
-    squashed_mu: Tensor
-    logstd: Tensor
-    gates: Tensor
-    components: Components | None
-
-
-class ExpertPolicy(Policy):
-    """The five-expert network in d3rlpy's dress."""
-
-    def __init__(self, experts: torch.nn.Module):
-        super().__init__()
-        self.experts = experts
-
-    def forward(self, x: Any, *args: Any) -> Any:
-        out = self.experts(x)
-        squashed = torch.tanh(out.mean)
-        return ExpertAction(out.mean, squashed, out.log_std, out.gates, out.components)
-
-
-class StateActionEncoder(EncoderWithAction):
-    """One critic's encoder: [B, D], [B, A] → [B, H]."""
-
-    def __init__(self, encoder: torch.nn.Module):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Any, action: Tensor) -> Tensor:
-        hidden: Tensor = self.encoder(x, action[:, None])[0]
-        return hidden
-
-
-class StateEncoder(Encoder):
-    """V's encoder: [B, D] → [B, H]."""
-
-    def __init__(self, encoder: ValueEncoder):
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Any) -> Tensor:
-        hidden: Tensor = self.encoder(x)
-        return hidden
-
-
-class LayoutEncoderFactory(EncoderFactory):
-    """Makes the critics' and V's encoders for a layout."""
-
-    def __init__(self, layout: ObservationLayout, sizes: NetworkSizes):
-        self.layout, self.sizes = layout, sizes
-
-    def _encoder(self) -> Any:
-        layout = self.layout
-        return make_encoder(1, layout.size, layout.action_size, layout, self.sizes)
-
-    def create(self, observation_shape: Any) -> Encoder:
-        return StateEncoder(ValueEncoder(self._encoder(), self.layout.action_size))
-
-    def create_with_action(
-        self, observation_shape: Any, action_size: int, discrete_action: bool = False
-    ) -> EncoderWithAction:
-        return StateActionEncoder(self._encoder())
-
-    @staticmethod
-    def get_type() -> str:
-        return "finflow"
-
-
-class FusedAdamFactory(AdamFactory):
-    """d3rlpy's Adam with torch's fused step."""
-
-    def create_optimizer(self, named_modules: Any, lr: float) -> Adam:
-        plain = super().create_optimizer(named_modules, lr)
-        return Adam(plain.param_groups[0]["params"], lr=lr, fused=True)
-
-    @staticmethod
-    def get_type() -> str:
-        return "finflow_fused_adam"
 
 
 class ExpertIQLImpl(IQLImpl):
@@ -200,7 +118,7 @@ class ExpertIQL(IQL):
         config, sizes = self._config, self.sizes
         experts = make_experts(self.layout.size, action_size, self.layout, sizes, self.gate_scale)
         policy = ExpertPolicy(experts).to(self._device)
-        encoders = LayoutEncoderFactory(self.layout, sizes)
+        encoders = LayoutEncoderFactory(self.layout, action_size, sizes)
         quantiles = QRQFunctionFactory(n_quantiles=sizes.n_quantiles)
         (q_funcs, q_forwarder), (targets, target_forwarder) = (
             create_continuous_q_function(
@@ -259,18 +177,9 @@ class ExpertIQL(IQL):
     def update_on(self, batch: TransitionBatch) -> dict[str, float]:
         """One update of critics, V and policy on a batch of tensors; d3rlpy's losses."""
         assert self._impl is not None
-        ready = TorchMiniBatch(
-            observations=batch.observations,
-            actions=batch.actions,
-            rewards=batch.rewards,
-            next_observations=batch.next_observations,
-            next_actions=batch.actions,
-            returns_to_go=torch.zeros_like(batch.rewards),
-            terminals=batch.terminals,
-            intervals=torch.ones_like(batch.rewards),
-            device=self._device,
+        losses: dict[str, float] = self._impl.update(
+            mini_batch(batch, self._device), self._grad_step
         )
-        losses: dict[str, float] = self._impl.update(ready, self._grad_step)
         self._grad_step += 1
         return losses
 

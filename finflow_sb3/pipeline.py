@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.compiling import require_mode
@@ -213,6 +214,7 @@ def run_pretraining(
 ) -> Pretrained:
     """Train IQL in a run's folder, from the start or from a checkpoint of it."""
     env, iql, seed = settings.env_kwargs, settings.iql, settings.run.seed
+    keep_freed_memory()
     device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
     started = start_offline(market, env, iql, seed, device, checkpoint)
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)

@@ -21,6 +21,7 @@ __all__ = [
     "storing",
     "sweep",
     "sync",
+    "whole_file",
     "whole_folder",
     "write_whole",
 ]
@@ -49,20 +50,32 @@ def write_whole(path: Path, content: bytes) -> None:
     StorageError
         If it cannot be written; what stood there is unharmed.
     """
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with whole_file(path) as new:
+        new.write_bytes(content)
+
+
+@contextmanager
+def whole_file(final: Path) -> Iterator[Path]:
+    """A new, empty file to fill, which takes the place of `final` once it is synchronised.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written; what stood there is unharmed.
+    """
+    with storing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.name}.")
+        os.close(handle)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            yield Path(name)
+            sync(Path(name))
             # mkstemp makes files that only their owner reads; a result is as readable as any other.
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(name, 0o666 & ~umask)
-            os.replace(name, path)
-            sync(path.parent)
+            os.replace(name, final)
+            sync(final.parent)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -25,8 +25,9 @@ from finflow_sb3.errors import ArtefactError, ConfigError, StorageError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.files import present
-from finflow_sb3.offline.collect import cached_dataset, collect_dataset, require_fit
-from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset, write_npz
+from finflow_sb3.offline.collect import cached_dataset, collect_file, require_fit
+from finflow_sb3.offline.dataset import OfflineDataset, write_npz
+from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.offline.parts import Parts
 from finflow_sb3.opening import open_market, open_pinned
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
@@ -123,15 +124,18 @@ def collect(
 def collect_into(settings: Settings, market: ObservedMarket, path: Path, watch: Watch) -> Collected:
     """Collect the dataset of a file, or go on with what was collected for it."""
     parts = Parts(path)
-    dataset = collect_dataset(
+    export = path.suffix == ".npz"
+    dataset = collect_file(
         market,
         settings.env_kwargs,
         settings.collect,
         settings.run.seed,
+        parts,
+        parts.folder / "dataset.h5" if export else path,
         on_progress=lambda done, total: watch.progress("episodes", done, total),
-        parts=parts,
     )
-    (write_npz if path.suffix == ".npz" else write_dataset)(dataset, path)
+    if export:
+        write_npz(dataset, path)
     parts.remove()
     return _collected(dataset, path, settings)
 

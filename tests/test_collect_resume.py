@@ -20,7 +20,8 @@ from finflow_sb3.config import Settings
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.offline import collect as collecting
 from finflow_sb3.offline.collect import CollectionStopped
-from finflow_sb3.offline.dataset import OfflineDataset, read_dataset
+from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.pipeline import Watch, collect
 from finflow_sb3.resuming import resume_collecting
 
@@ -29,7 +30,7 @@ from finflow_sb3.resuming import resume_collecting
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Nine waves of four portfolios; parts of two waves; a cache of its own."""
     monkeypatch.setenv("FINFLOW_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(collecting, "WAVES_A_PART", 2)
+    monkeypatch.setattr(collecting, "PART_TRANSITIONS", 2 * 4 * 20)
     return tiny_settings(tmp_path, collect={"episodes": 36, "n_envs": 4})
 
 
@@ -121,7 +122,7 @@ def test_the_command_says_how_to_go_on(settings: Settings, tmp_path: Path) -> No
     script = (
         "import os, signal, sys\n"
         "from finflow_sb3.offline import collect\n"
-        "collect.WAVES_A_PART = 2\n"
+        "collect.PART_TRANSITIONS = 160\n"
         "from finflow_sb3.cli.watching import TerminalWatch\n"
         "def progress(self, stage, done, total):\n"
         "    if stage == 'episodes' and done >= int(sys.argv[2]):\n"

@@ -18,14 +18,17 @@ from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import observe
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.offline import collect as module
-from finflow_sb3.offline.collect import cached_dataset, collect_dataset, dataset_key
-from finflow_sb3.offline.dataset import (
-    ARRAYS,
-    OfflineDataset,
-    read_dataset,
-    write_dataset,
-    write_npz,
+from finflow_sb3.offline import dataset_file
+from finflow_sb3.offline.collect import (
+    cached_dataset,
+    collect_dataset,
+    collect_file,
+    dataset_key,
 )
+from finflow_sb3.offline.dataset import OfflineDataset, write_npz
+from finflow_sb3.offline.dataset_checks import expected_forms
+from finflow_sb3.offline.dataset_file import new_dataset, read_dataset, write_dataset
+from finflow_sb3.offline.parts import Parts
 
 ENV = EnvSettings(episode_length=12)
 # A ruin at 97 % of the start ends many episodes early.
@@ -134,7 +137,7 @@ def test_gather_gives_what_the_environment_gave(
 def test_the_same_seed_gives_the_same_data(plain: OfflineDataset) -> None:
     again = collect_dataset(small_market(), ENV, COLLECT, seed=0)
     other = collect_dataset(small_market(), ENV, COLLECT, seed=1)
-    for name in ARRAYS:
+    for name in expected_forms(plain.layout, plain.sizes):
         np.testing.assert_array_equal(getattr(again, name), getattr(plain, name))
     assert np.any(other.action != plain.action)
 
@@ -172,6 +175,49 @@ def test_round_trip(ruined: OfflineDataset, tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["data.h5"]
 
 
+@pytest.mark.parametrize("each", [1, 37, 10**6])
+def test_chunks_make_no_difference(
+    ruined: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    """Read some rows at a time; the boundary of a chunk is none of an episode."""
+    write_dataset(ruined, tmp_path / "data.h5")
+    monkeypatch.setattr(dataset_file, "CHUNK_BYTES", each)
+    seen: list[tuple[int, int]] = []
+    again = read_dataset(tmp_path / "data.h5", lambda done, total: seen.append((done, total)))
+    np.testing.assert_array_equal(again.episode, ruined.episode)
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize("env", [ENV, RUINOUS], ids=["whole", "ruined"])
+def test_a_file_holds_what_memory_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: EnvSettings
+) -> None:
+    monkeypatch.setattr(module, "PART_TRANSITIONS", 100)
+    path = tmp_path / "data.h5"
+    market = small_market()
+    mapped = collect_file(market, env, COLLECT, 0, Parts(path), path)
+    mine = collect_dataset(market, env, COLLECT, seed=0)
+    assert len(list(tmp_path.glob("data.h5.part/waves_*"))) > 1
+    for name in expected_forms(mine.layout, mine.sizes):
+        np.testing.assert_array_equal(getattr(mapped, name), getattr(mine, name), err_msg=name)
+        assert getattr(mapped, name).dtype == getattr(mine, name).dtype
+    assert mapped.head.as_json() == mine.head.as_json()
+    assert mapped.returns_by_behaviour() == mine.returns_by_behaviour()
+    mapped.states[:] = 0.0  # stays in this process
+    np.testing.assert_array_equal(read_dataset(path).states, mine.states)
+
+
+def test_a_piece_that_is_missing_is_noticed(plain: OfflineDataset, tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    with (
+        pytest.raises(ValueError, match="states: 0 of"),
+        new_dataset(path, plain.head, plain.sizes) as add,
+    ):
+        add({"market_rows": plain.market_rows})
+    assert not list(tmp_path.iterdir())
+
+
 def rewrite(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[h5py.File], None]:
     """Replace an array by what `change` makes of it."""
 
@@ -189,6 +235,44 @@ def put(value: float, place: Any = 3) -> Callable[[np.ndarray], None]:
         array[place] = value
 
     return change
+
+
+def moved(name: str, **how: Any) -> Callable[[h5py.File], None]:
+    """Store an array in another way, from where it cannot be mapped."""
+
+    def damage(file: h5py.File) -> None:
+        array = np.asarray(file[name])
+        del file[name]
+        file.create_dataset(name, data=array, **how)
+
+    return damage
+
+
+def elsewhere(file: h5py.File) -> None:
+    """The array lies in another file."""
+    outside = Path(file.filename).with_name("outside.h5")
+    with h5py.File(outside, "w") as other:
+        other["reward"] = np.asarray(file["reward"])
+    del file["reward"]
+    file["reward"] = h5py.ExternalLink(str(outside), "/reward")
+
+
+def raw_elsewhere(file: h5py.File) -> None:
+    array = np.asarray(file["reward"])
+    outside = Path(file.filename).with_name("outside.bin")
+    outside.write_bytes(array.tobytes())
+    del file["reward"]
+    pieces = [(str(outside), 0, array.nbytes)]
+    file.create_dataset("reward", array.shape, array.dtype, external=pieces)
+
+
+def virtual(file: h5py.File) -> None:
+    array = np.asarray(file["reward"])
+    del file["reward"]
+    file["hidden"] = array
+    layout = h5py.VirtualLayout(array.shape, array.dtype)
+    layout[:] = h5py.VirtualSource(file["hidden"])
+    file.create_virtual_dataset("reward", layout)
 
 
 DAMAGES: list[tuple[Callable[[h5py.File], None], str]] = [
@@ -211,7 +295,14 @@ DAMAGES: list[tuple[Callable[[h5py.File], None], str]] = [
     (rewrite("episode", lambda a: np.minimum(a, 18)), "episode does not count"),
     (rewrite("behaviour", put(99)), "behaviour points outside behaviours"),
     (rewrite("reward", put(0.125)), "do not match its checksum"),
+    (moved("reward", chunks=(7,)), "reward does not lie in one piece"),
+    (moved("action", compression="gzip"), "action does not lie in one piece"),
+    (elsewhere, "reward does not lie in one piece"),
+    (raw_elsewhere, "reward does not lie in one piece"),
+    (virtual, "reward does not lie in one piece"),
     (lambda file: file.__delitem__("reward"), "reward"),
+    (rewrite("terminal", lambda a: ~a), "do not match its checksum"),
+    (lambda file: file.attrs.__setitem__("settings", "{}"), "do not match its checksum"),
     (lambda file: file.attrs.__delitem__("layout"), "layout"),
     (lambda file: file.attrs.__setitem__("layout", "{}"), "layout.* not whole"),
     (lambda file: file.attrs.__setitem__("scaler", "[1, 2"), "cannot be read"),
@@ -321,7 +412,9 @@ def test_cached_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_array_equal(first.action, second.action)
     assert cached(seed=1)[1] != path
     assert seen == [8, 8]
-    path.write_bytes(path.read_bytes()[:100])
+    kept = path.read_bytes()
+    path.unlink()  # what is mapped is not cut
+    path.write_bytes(kept[:100])
     third, _ = cached()
     assert seen == [8, 8, 8]
     np.testing.assert_array_equal(first.action, third.action)

@@ -19,7 +19,7 @@ from learning_fixtures import tiny_settings
 
 from finflow_sb3 import manifests
 from finflow_sb3.errors import ArtefactError, CheckpointError, FinflowError
-from finflow_sb3.offline.dataset import read_dataset
+from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain
 from finflow_sb3.resuming import resume
 

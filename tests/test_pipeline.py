@@ -14,7 +14,7 @@ from finflow_sb3.config import Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluation.quick import untrained
-from finflow_sb3.offline.dataset import read_dataset
+from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.pipeline import Evaluated, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.pretrain.artefact import read_artefact
 

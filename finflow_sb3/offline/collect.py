@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,29 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.offline.behaviours import RuleBook
-from finflow_sb3.offline.dataset import OfflineDataset, read_dataset, write_dataset
-from finflow_sb3.offline.parts import Parts, Wave
+from finflow_sb3.offline.dataset import Head, OfflineDataset
+from finflow_sb3.offline.dataset_checks import Sizes
+from finflow_sb3.offline.dataset_file import new_dataset, read_dataset
+from finflow_sb3.offline.parts import Parts
+from finflow_sb3.offline.waves import Wave, pieces
 from finflow_sb3.stopping import stop_on_signal
 
 __all__ = [
     "CollectionStopped",
     "cached_dataset",
     "collect_dataset",
+    "collect_file",
     "dataset_key",
     "require_fit",
 ]
 
-VERSION = 4
+VERSION = 5
 # Recorded actions stay off the corners of the box: there a squashed Gaussian has to put its mean
 # at infinity, and a few such actions drag a whole policy along.
 LARGEST_ACTION = 0.95
 GATE_FLOOR = 0.08
-# A process that is killed loses at most so many waves.
-WAVES_A_PART = 8
+# Waves are kept on disk whenever they have come to so many: what a killed process loses.
+PART_TRANSITIONS = 1 << 17
 Progress = Callable[[int, int], None]
 
 
@@ -84,13 +88,50 @@ def cached_dataset(
             path.unlink()  # an unreadable cache entry is as good as none
     parts = Parts(path)
     try:
-        dataset = collect_dataset(market, env, collect, seed, on_progress, parts)
+        dataset = collect_file(market, env, collect, seed, parts, path, on_progress)
     except ArtefactError:
         parts.remove()  # and so are parts of one
-        dataset = collect_dataset(market, env, collect, seed, on_progress, parts)
-    write_dataset(dataset, path)
+        dataset = collect_file(market, env, collect, seed, parts, path, on_progress)
     parts.remove()
     return dataset, path
+
+
+def collect_file(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    parts: Parts,
+    path: Path,
+    on_progress: Progress | None = None,
+) -> OfflineDataset:
+    """`collect_dataset` into a file, which is then mapped.
+
+    In memory is never more than what `n_envs` portfolios do in an episode, and one part.
+
+    Parameters
+    ----------
+    parts : where it is kept while it goes on, and taken from if it was begun; the caller
+        removes them
+
+    Raises
+    ------
+    CollectionStopped
+        If a signal stops it; what was collected is kept.
+    ArtefactError
+        If parts are damaged.
+    StorageError
+        If the disk is full.
+    """
+    _collect_parts(market, env, collect, seed, parts, on_progress)
+    rules = _rules(collect)
+    head = _head(market, env, collect, seed)
+    sizes = Sizes(len(market.rows), parts.transitions(), len(rules), len(head.behaviours))
+    with new_dataset(path, head, sizes) as add:
+        add({"market_rows": market.rows, "behaviour": rules})
+        for piece in pieces(parts.waves()):
+            add(piece)
+    return read_dataset(path)
 
 
 def collect_dataset(
@@ -99,45 +140,79 @@ def collect_dataset(
     collect: CollectSettings,
     seed: int,
     on_progress: Progress | None = None,
-    parts: Parts | None = None,
 ) -> OfflineDataset:
-    """Episodes of all rules in equal shares, on the training split.
+    """Episodes of all rules in equal shares, on the training split; in memory.
 
     Parameters
     ----------
     on_progress : called with (episodes done, episodes)
-    parts : where waves are kept while it goes on, and taken from if there are some
-
-    Raises
-    ------
-    CollectionStopped
-        If a signal stops it.
-    ArtefactError
-        If parts are damaged.
     """
+    waves = _waves(market, env, collect, np.random.default_rng(seed), 0, on_progress)
+    found = list(pieces(waves))
+    arrays: dict[str, Any] = {
+        name: np.concatenate([piece[name] for piece in found]) for name in found[0]
+    }
+    head = _head(market, env, collect, seed)
+    return OfflineDataset(
+        **vars(head), **arrays, market_rows=market.rows, behaviour=_rules(collect)
+    )
+
+
+def _collect_parts(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    parts: Parts,
+    on_progress: Progress | None,
+) -> None:
+    """Have all waves of a collection on disk."""
     rng = np.random.default_rng(seed)
-    order = [BEHAVIOURS.index(name) for name in collect.behaviours]
-    rules = np.resize(np.array(order), collect.episodes)
-    waves: list[Wave] = [] if parts is None else parts.restore(rng)
-    kept = len(waves)
+    done = parts.restore(rng)
+    waves: list[Wave] = []
     with stop_on_signal() as stop:
-        for start in range(kept * collect.n_envs, collect.episodes, collect.n_envs):
-            some = rules[start : start + collect.n_envs]
-            waves.append(_one_wave(market, env, some, collect, rng))
-            if on_progress is not None:
-                on_progress(min(start + collect.n_envs, collect.episodes), collect.episodes)
-            if parts is not None and (stop.asked or len(waves) - kept == WAVES_A_PART):
-                parts.add(waves[kept:], kept, rng)
-                kept = len(waves)
+        for wave in _waves(market, env, collect, rng, done, on_progress):
+            waves.append(wave)
+            if stop.asked or _transitions(waves) >= PART_TRANSITIONS:
+                parts.add(waves, done, rng)
+                done, waves = done + len(waves), []
             if stop.asked:
                 raise CollectionStopped
-    return _joined(market, env, collect, seed, rules, waves)
+    if waves:
+        parts.add(waves, done, rng)
+
+
+def _transitions(waves: list[Wave]) -> int:
+    return sum(wave["reward"].size for wave in waves)
+
+
+def _waves(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    rng: np.random.Generator,
+    done: int,
+    on_progress: Progress | None,
+) -> Iterator[Wave]:
+    """The waves after the first `done`."""
+    rules, size = _rules(collect), collect.n_envs
+    for start in range(done * size, collect.episodes, size):
+        wave = _one_wave(market, env, rules[start : start + size], collect, rng)
+        if on_progress is not None:
+            on_progress(min(start + size, collect.episodes), collect.episodes)
+        yield wave
+
+
+def _rules(collect: CollectSettings) -> NDArray[np.int32]:
+    """Every episode's rule, as an index into `BEHAVIOURS`; shape [E]."""
+    order = [BEHAVIOURS.index(name) for name in collect.behaviours]
+    return np.resize(np.array(order, dtype=np.int32), collect.episodes)
 
 
 def _one_wave(
     market: ObservedMarket,
     env: EnvSettings,
-    rules: NDArray[np.int64],
+    rules: NDArray[np.int32],
     collect: CollectSettings,
     rng: np.random.Generator,
 ) -> Wave:
@@ -145,7 +220,7 @@ def _one_wave(
     seeds = [int(s) for s in rng.integers(2**31, size=len(rules))]
     batch = PortfolioBatch(market, market.splits.train, len(rules), env, seeds=list(seeds))
     batch.reset()
-    book = RuleBook(batch, rules, rng)
+    book = RuleBook(batch, rules.astype(np.int64), rng)
     length = batch.episode_length
     first_row = batch.row.copy()
     states = [batch.portfolio_block()]
@@ -175,50 +250,15 @@ def _one_wave(
     }
 
 
-def _joined(
-    market: ObservedMarket,
-    env: EnvSettings,
-    collect: CollectSettings,
-    seed: int,
-    rules: NDArray[np.int64],
-    waves: list[Wave],
-) -> OfflineDataset:
-    lengths = np.concatenate([w["lengths"] for w in waves])
-    terminal = np.concatenate([w["terminal"] for w in waves])
-    first = np.concatenate([w["first_row"] for w in waves])
-
-    def valid(name: str, extra: int = 0) -> NDArray[Any]:
-        """The part of [B, L + extra, ...] arrays that lies within each episode, flat."""
-        parts = []
-        for wave in waves:
-            inside = np.arange(wave[name].shape[1]) < wave["lengths"][:, None] + extra
-            parts.append(wave[name][inside])
-        return np.concatenate(parts)
-
-    episode = np.repeat(np.arange(len(lengths)), lengths)
-    within = np.arange(len(episode)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return OfflineDataset(
-        layout=market.layout,
-        scaler=market.scaler,
-        market_rows=market.rows,
-        states=valid("states", extra=1),
-        row=(first[episode] + within).astype(np.int32),
-        action=valid("action"),
-        reward=valid("reward"),
-        distance=valid("distance"),
-        episode=episode.astype(np.int32),
-        terminal=terminal,
-        timeout=~terminal,
-        behaviour=rules.astype(np.int32),
-        behaviours=BEHAVIOURS,
-        settings={
-            "env": dataclasses.asdict(env),
-            "collect": dataclasses.asdict(collect),
-            "market": dataclasses.asdict(market.settings),
-            "source": market.prices.source,
-            "seed": seed,
-        },
-    )
+def _head(market: ObservedMarket, env: EnvSettings, collect: CollectSettings, seed: int) -> Head:
+    settings = {
+        "env": dataclasses.asdict(env),
+        "collect": dataclasses.asdict(collect),
+        "market": dataclasses.asdict(market.settings),
+        "source": market.prices.source,
+        "seed": seed,
+    }
+    return Head(market.layout, market.scaler, BEHAVIOURS, settings)
 
 
 def require_fit(

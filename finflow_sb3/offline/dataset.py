@@ -11,22 +11,50 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from finflow_sb3.envs.observations import Scaler
-from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import write_whole
-from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.offline.dataset_checks import Sizes
 from finflow_sb3.offline.transitions import TransitionBatch
 
-__all__ = ["OfflineDataset", "read_dataset", "write_dataset", "write_npz"]
+__all__ = ["Head", "OfflineDataset", "write_npz"]
 
-FORMAT = "finflow-dataset-1"
+
+@dataclass(frozen=True)
+class Head:
+    """What a dataset says of itself beside its arrays; attributes are those of the dataset."""
+
+    NAMES: ClassVar = ("layout", "scaler", "behaviours", "settings")
+
+    layout: ObservationLayout
+    scaler: Scaler
+    behaviours: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def as_json(self) -> dict[str, str]:
+        """By name, as JSON."""
+        return {
+            "layout": json.dumps(self.layout.as_dict()),
+            "scaler": json.dumps(self.scaler.as_dict()),
+            "behaviours": json.dumps(self.behaviours),
+            "settings": json.dumps(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, texts: dict[str, str]) -> Head:
+        words = {name: json.loads(text) for name, text in texts.items()}
+        return cls(
+            ObservationLayout.from_dict(words["layout"]),
+            Scaler.from_dict(words["scaler"]),
+            tuple(words["behaviours"]),
+            words["settings"],
+        )
 
 
 @dataclass(frozen=True)
@@ -70,157 +98,63 @@ class OfflineDataset:
     def n_episodes(self) -> int:
         return len(self.behaviour)
 
+    @property
+    def head(self) -> Head:
+        """What it says of itself beside its arrays."""
+        return Head(self.layout, self.scaler, self.behaviours, self.settings)
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(len(self.market_rows), len(self), self.n_episodes, len(self.behaviours))
+
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
-        index = np.arange(len(self)) + self.episode
-        last = np.append(np.diff(self.episode) != 0, True)
         return {
-            "rows": torch.from_numpy(self.market_rows),
-            "states": torch.from_numpy(self.states),
-            "row": torch.from_numpy(self.row.astype(np.int64)),
-            "state": torch.from_numpy(index),
-            "action": torch.from_numpy(self.action),
-            "reward": torch.from_numpy(self.reward)[:, None],
-            "terminal": torch.from_numpy((last & self.terminal[self.episode]).astype(np.float32))[
-                :, None
-            ],
+            name: torch.from_numpy(getattr(self, name))
+            for name in ("market_rows", "states", "row", "action", "reward", "episode", "terminal")
         }
 
     def gather(self, index: torch.Tensor) -> TransitionBatch:
         """The transitions at `index` [B], as one gather over arrays."""
         t, count, split = self._tensors, len(index), self.layout.market_size
-        row, state = (t[name].index_select(0, index) for name in ("row", "state"))
+        row = t["row"].index_select(0, index)
+        episode = t["episode"].index_select(0, index)
+        # An episode has one state more than transitions, so that states run ahead by one each.
+        state = index + episode
         # Gathered into their places: joining blocks would copy every observation once more.
         out = torch.empty((2 * count, self.layout.size), dtype=torch.float32)
-        torch.index_select(t["rows"], 0, torch.cat([row, row + 1]), out=out[:, :split])
+        torch.index_select(t["market_rows"], 0, torch.cat([row, row + 1]), out=out[:, :split])
         torch.index_select(t["states"], 0, torch.cat([state, state + 1]), out=out[:, split:])
+        following = t["episode"].index_select(0, (index + 1).clamp_(max=len(self) - 1))
+        last = (following != episode) | (index == len(self) - 1)
         return TransitionBatch(
             out[:count],
             t["action"].index_select(0, index),
-            t["reward"].index_select(0, index),
+            t["reward"].index_select(0, index)[:, None],
             out[count:],
-            t["terminal"].index_select(0, index),
+            (last & t["terminal"].index_select(0, episode)).float()[:, None],
         )
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Index of every episode's first transition, shape [E]."""
+        return np.searchsorted(self.episode, np.arange(self.n_episodes, dtype=np.int32))
 
     def returns_by_behaviour(self) -> dict[str, tuple[int, float, float]]:
         """Behaviour → (episodes, mean reward a step, mean distance)."""
+        sums = [
+            np.add.reduceat(values, self.starts, dtype=np.float64)
+            for values in (self.reward, self.distance)
+        ]
+        lengths = np.diff(self.starts, append=len(self))
         out = {}
         for i, name in enumerate(self.behaviours):
-            chosen = self.behaviour[self.episode] == i
-            if chosen.any():
-                count = int(np.sum(self.behaviour == i))
-                mean = float(self.reward[chosen].mean())
-                out[name] = (count, mean, float(self.distance[chosen].mean()))
+            episodes = self.behaviour == i
+            if episodes.any():
+                steps = lengths[episodes].sum()
+                reward, distance = (float(each[episodes].sum() / steps) for each in sums)
+                out[name] = (int(episodes.sum()), reward, distance)
         return out
-
-
-ARRAYS = (
-    "market_rows",
-    "states",
-    "row",
-    "action",
-    "reward",
-    "distance",
-    "episode",
-    "terminal",
-    "timeout",
-    "behaviour",
-)
-
-
-def write_dataset(dataset: OfflineDataset, path: Path) -> None:
-    """Write a dataset as HDF5, whole or not at all."""
-    import h5py
-
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name in ARRAYS:
-            file.create_dataset(name, data=getattr(dataset, name))
-        file.attrs["format"] = FORMAT
-        file.attrs["layout"] = json.dumps(dataset.layout.as_dict())
-        file.attrs["scaler"] = json.dumps(dataset.scaler.as_dict())
-        file.attrs["behaviours"] = json.dumps(dataset.behaviours)
-        file.attrs["settings"] = json.dumps(dataset.settings)
-        file.attrs["checksum"] = _checksum(dataset)
-    write_whole(path, buffer.getvalue())
-
-
-def _checksum(dataset: OfflineDataset) -> str:
-    return content_key(*(getattr(dataset, name) for name in ARRAYS))
-
-
-def read_dataset(path: Path) -> OfflineDataset:
-    """Read what `write_dataset` wrote. Nothing in the file is executed.
-
-    Raises
-    ------
-    ArtefactError
-        If the file is missing, of another kind, or not whole; the message names the part.
-    """
-    import h5py
-
-    if not path.exists():
-        raise ArtefactError(f"{path}: no such dataset; write one with finflow collect")
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
-                raise ArtefactError(f"{path}: no finflow dataset; write one with finflow collect")
-            arrays: dict[str, Any] = {name: np.asarray(file[name]) for name in ARRAYS}
-            words = {
-                name: json.loads(file.attrs[name])
-                for name in ("layout", "scaler", "behaviours", "settings")
-            }
-            checksum = str(file.attrs["checksum"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
-    dataset = OfflineDataset(
-        layout=ObservationLayout.from_dict(words["layout"]),
-        scaler=Scaler.from_dict(words["scaler"]),
-        behaviours=tuple(words["behaviours"]),
-        settings=words["settings"],
-        **arrays,
-    )
-    _check(dataset, path)
-    if _checksum(dataset) != checksum:
-        raise ArtefactError(f"{path}: its arrays do not match its checksum; collect it again")
-    return dataset
-
-
-def _check(dataset: OfflineDataset, path: Path) -> None:
-    def refuse(what: str) -> ArtefactError:
-        return ArtefactError(f"{path}: {what}; collect it again")
-
-    n, e = len(dataset), dataset.n_episodes
-    layout = dataset.layout
-    expected: dict[str, tuple[tuple[int, ...], str]] = {
-        "market_rows": ((len(dataset.market_rows), layout.market_size), "float32"),
-        "states": ((n + e, layout.portfolio_size), "float32"),
-        "row": ((n,), "int32"),
-        "action": ((n, layout.action_size), "float32"),
-        "reward": ((n,), "float32"),
-        "distance": ((n,), "float32"),
-        "episode": ((n,), "int32"),
-        "terminal": ((e,), "bool"),
-        "timeout": ((e,), "bool"),
-        "behaviour": ((e,), "int32"),
-    }
-    for name, (shape, kind) in expected.items():
-        found = getattr(dataset, name)
-        if found.shape != shape:
-            raise refuse(f"{name} has shape {found.shape}, expected {shape}")
-        if found.dtype != kind:
-            raise refuse(f"{name} is {found.dtype}, expected {kind}")
-        if kind == "float32" and not np.isfinite(found).all():
-            raise refuse(f"{name} holds NaN or infinite numbers")
-    if n and (dataset.row.min() < 0 or dataset.row.max() + 1 >= len(dataset.market_rows)):
-        raise refuse("row points outside market_rows")
-    if n and np.abs(dataset.action).max() > 1.0:
-        raise refuse("action lies outside [-1, 1]")
-    steps = np.diff(dataset.episode, prepend=-1, append=e)
-    if np.any((steps != 0) & (steps != 1)) or np.any(steps[[0, -1]] != 1):
-        raise refuse(f"episode does not count from 0 to {e - 1}")
-    if e and not 0 <= dataset.behaviour.min() <= dataset.behaviour.max() < len(dataset.behaviours):
-        raise refuse("behaviour points outside behaviours")
 
 
 def write_npz(dataset: OfflineDataset, path: Path) -> None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import sweep, whole_folder, write_whole
 from finflow_sb3.manifests import read_manifest, write_manifest
+from finflow_sb3.offline.waves import Wave
 
-__all__ = ["Parts", "Wave"]
+__all__ = ["Parts"]
 
-Wave = dict[str, NDArray[Any]]
-"""One episode of each of B portfolios: arrays by name, the portfolios along the first axis."""
-
-FORMAT = "finflow-waves-1"
+FORMAT = "finflow-waves-2"
 PLAN = "config.yml"
+STATE = "state.json"
 
 
 class Parts:
@@ -57,29 +56,58 @@ class Parts:
         with whole_folder(self.folder / f"waves_{done:08d}") as new:
             for i, wave in enumerate(waves):
                 save_file({k: np.ascontiguousarray(v) for k, v in wave.items()}, new / _name(i))
-            state = {"waves": len(waves), "generator": dict(generator.bit_generator.state)}
-            (new / "state.json").write_text(json.dumps(state))
+            state = {
+                "waves": len(waves),
+                "transitions": sum(int(wave["lengths"].sum()) for wave in waves),
+                "generator": dict(generator.bit_generator.state),
+            }
+            (new / STATE).write_text(json.dumps(state))
             write_manifest(new, FORMAT)
 
-    def restore(self, generator: np.random.Generator) -> list[Wave]:
-        """All waves so far; `generator` then draws what comes after them.
+    def restore(self, generator: np.random.Generator) -> int:
+        """Number of waves so far; `generator` then draws what comes after them.
 
         Raises
         ------
         ArtefactError
             Naming the file that is damaged.
         """
-        waves: list[Wave] = []
-        while (folder := self.folder / f"waves_{len(waves):08d}").is_dir():
+        waves = 0
+        for folder, state in self._folders():
             read_manifest(folder, FORMAT, ArtefactError)
-            state = json.loads((folder / "state.json").read_text())
-            waves += [load_file(folder / _name(i)) for i in range(state["waves"])]
             generator.bit_generator.state = state["generator"]
+            waves += state["waves"]
         return waves
+
+    def waves(self) -> Iterator[Wave]:
+        """All waves that are kept, in their order, one at a time."""
+        for folder, state in self._folders():
+            for i in range(state["waves"]):
+                yield load_file(folder / _name(i))
+
+    def transitions(self) -> int:
+        """Number of transitions in all waves that are kept."""
+        return sum(state["transitions"] for _, state in self._folders())
+
+    def _folders(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        done = 0
+        while (folder := self.folder / f"waves_{done:08d}").is_dir():
+            state = _state(folder)
+            yield folder, state
+            done += state["waves"]
 
     def remove(self) -> None:
         """The dataset is written, or begun anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text())
+        return {**state, **{name: int(state[name]) for name in ("waves", "transitions")}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
 
 
 def _name(number: int) -> str:

@@ -126,9 +126,7 @@ def _described(dataset: Path, prices: str | None) -> Description:
 
     table = None if prices is None else load_prices(prices)
     with watching() as watch:
-        return describe(
-            dataset, table, lambda done, total: watch.progress("describing", done, total)
-        )
+        return describe(dataset, table, watch.progress)
 
 
 def _beside(source: str) -> Path:

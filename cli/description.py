@@ -100,8 +100,8 @@ def _trade_notes(found: Description) -> list[str]:
     if all(b.turnover is None for b in found.behaviours):
         return ["The file does not say in which environment it was collected: trades are unknown."]
     return [
-        "Turnover is buys plus sells, worked out from stored weights and actions. A distance is half",
-        "the sum of |differences of weights|; for the last one the file gives only bounds of the mean.",
+        "Turnover: buys plus sells, worked out from stored weights and actions. Distances: half",
+        "the sum of |differences of weights|; the last one's mean is known to lie in bounds only.",
     ]
 
 

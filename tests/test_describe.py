@@ -17,7 +17,8 @@ from finflow_sb3.errors import ArtefactError, DataError
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline import collect as module
 from finflow_sb3.offline.coverage import Dimension
-from finflow_sb3.offline.dataset import OfflineDataset, write_dataset
+from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.dataset_file import write_dataset
 from finflow_sb3.offline.describe import Description, describe, describe_dataset
 from finflow_sb3.offline.tallies import Histogram, Spread
 from finflow_sb3.offline.trades import environment_of, trades
@@ -73,6 +74,7 @@ def test_counts_and_rows() -> None:
     assert (found.first_row, found.last_row) == (2, 8)
     assert (found.first_date, found.last_date, found.path, found.size) == (None,) * 4
     assert found.assets == ("A", "B")
+    assert found.reward == "net log return above equal weight, in daily deviations of the market"
 
 
 def test_behaviours_by_hand() -> None:
@@ -270,9 +272,10 @@ def test_trades_are_the_environments(
 def described(tmp_path_factory: pytest.TempPathFactory) -> Description:
     path = tmp_path_factory.mktemp("data") / "data.h5"
     write_dataset(collected(CASES["anchors"]), path)
-    done: list[tuple[int, int]] = []
+    done: list[tuple[str, int, int]] = []
     found = describe(path, random_prices(5, 600), lambda *at: done.append(at))
-    assert done[-1] == (240, 240)
+    assert done[0][0] == "checking"
+    assert done[-1] == ("describing", 240, 240)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,15 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.offline.collect import LARGEST_ACTION
 from finflow_sb3.offline.coverage import ActionCoverage, coverage_of, warnings_of
-from finflow_sb3.offline.dataset import OfflineDataset, read_dataset
+from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.offline.tallies import ActionTally, Histogram, Spread, spread_of
 from finflow_sb3.offline.trades import environment_of, trades
 
 __all__ = ["Behaviour", "Description", "describe", "describe_dataset"]
 
 Float = NDArray[np.float64]
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 
 TRADING_DAYS = 252
 CHUNK = 100_000
@@ -109,7 +111,8 @@ def describe(
     ----------
     prices : that it was collected on, which name the dates of its rows; those of `us20` are
         found by themselves
-    on_progress : called with (transitions done, transitions)
+    on_progress : called with the stage ("checking" bytes, then "describing" transitions), what is
+        done of it, and its size
 
     Raises
     ------
@@ -119,7 +122,8 @@ def describe(
         If the prices have other rows than the dataset.
     """
     path = Path(path)
-    return describe_dataset(read_dataset(path), prices, on_progress, path=path)
+    checking = None if on_progress is None else partial(on_progress, "checking")
+    return describe_dataset(read_dataset(path, checking), prices, on_progress, path=path)
 
 
 def describe_dataset(
@@ -145,7 +149,7 @@ def describe_dataset(
         stop = min(start + step, len(dataset))
         count.add(start, stop)
         if on_progress is not None:
-            on_progress(stop, len(dataset))
+            on_progress("describing", stop, len(dataset))
     first, last = count.rows
     dates = _dates(dataset, prices)
     coverage = coverage_of(dataset, count.actions)
@@ -228,7 +232,7 @@ class _Count:
         episode = np.asarray(data.episode[start:stop])
         reward = np.asarray(data.reward[start:stop])
         row = np.asarray(data.row[start:stop])
-        rule = data.behaviour[episode]
+        rule = np.asarray(data.behaviour)[episode]
         within = episode - episode[0]
         some = slice(int(episode[0]), int(episode[-1]) + 1)
         self.returns[some] += np.bincount(within, weights=reward)

@@ -131,7 +131,7 @@ class IQLSettings(Checked):
     fqe_epochs: int = setting(
         0, "best epochs on validation that fitted Q evaluation judges at the end", 0, 1000
     )
-    fqe_steps: int = setting(2000, "gradient steps of that for each of them", 1, 10_000_000)
+    fqe_steps: int = setting(1000, "gradient steps of that for each of them", 1, 10_000_000)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
 
 

@@ -264,6 +264,12 @@ def run_pretraining(
         record.status.stopping = not outcome.finished
         if outcome.fqe is not None:
             note_ranking(folder, outcome.fqe)
+            judged, wanted = len(outcome.fqe.epochs), min(iql.fqe_epochs, len(outcome.epochs))
+            if judged < wanted:
+                watch.remark(
+                    f"Judged {judged} of {wanted} epochs: weights of the others were not kept, as "
+                    "fqe_epochs was raised after they had ended."
+                )
         if outcome.finished:
             log.hyperparameters(settings.flat(), validation)
     return Pretrained(

@@ -212,6 +212,21 @@ def test_train_comes_back_to_it(folder: Path) -> None:
     assert again.pretrained is None
 
 
+def test_what_was_not_kept_cannot_be_judged(folder: Path) -> None:
+    run = pretrain(settings_of(folder).replace(iql={"fqe_epochs": 0})).run
+
+    class Listening(Watch):
+        remarks: tuple[str, ...] = ()
+
+        def remark(self, text: str) -> None:
+            self.remarks += (text,)
+
+    watch = Listening()
+    done = resume_pretraining(run, settings=settings_of(folder), watch=watch)
+    assert done.fqe is not None and len(done.fqe.epochs) == 1
+    assert any(text.startswith("Judged 1 of 3 epochs") for text in watch.remarks)
+
+
 def test_the_reports_have_it(folder: Path, whole: Pretrained) -> None:
     settings = settings_of(folder).replace(cqsac={"n_timesteps": 40, "learning_starts": 20})
     tuned = finetune(settings, whole.run)

@@ -193,7 +193,7 @@ def fitted_values(
     first = dataset.gather(torch.zeros(1, dtype=torch.int64))
     sizes = first.observations.shape[1], first.actions.shape[1]
     total = len(policies) * options.steps
-    found = []
+    found: list[PolicyValue] = []
     for policy in policies:
         fit = PolicyValueFit(policy, layout, *sizes, options)
         generator = torch.Generator().manual_seed(options.seed)
@@ -213,7 +213,8 @@ def _value(
     fit: PolicyValueFit, dataset: Transitions, starts: NDArray[np.int64], losses: list[float]
 ) -> PolicyValue:
     sums = torch.zeros(fit.options.n_critics, dtype=torch.float64)
-    for some in torch.from_numpy(np.asarray(starts, dtype=np.int64)).split(STARTS_AT_A_TIME):
+    for at in range(0, len(starts), STARTS_AT_A_TIME):
+        some = torch.from_numpy(np.asarray(starts[at : at + STARTS_AT_A_TIME], dtype=np.int64))
         sums += fit.values(dataset.gather(some).observations).double().sum(dim=1).cpu()
     means = sums / len(starts)
     critics = len(means)

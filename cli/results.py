@@ -15,6 +15,7 @@ from rich.text import Text
 
 from finflow_sb3.cli.console import out
 from finflow_sb3.evaluation.plot_style import label
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_page import number
 from finflow_sb3.pipeline import Collected, Evaluated, Finetuned, Pretrained
 
@@ -77,6 +78,19 @@ def show_pretrained(pretrained: Pretrained) -> None:
         "Next": command("finetune --pretrained", pretrained.run),
     }
     _panel("Pretrained", table, lines)
+    if pretrained.fqe is not None:
+        _show_ranking(pretrained.fqe)
+
+
+def _show_ranking(found: Ranking) -> None:
+    table = _table("best on validation", "Sharpe", "value", "its error")
+    for each in found.epochs:
+        figures = (each.sharpe, each.value, each.error)
+        cells = ("–" if x is None else number(x, "figure") for x in figures)
+        table.add_row(f"epoch {each.epoch}", *cells)
+    out.print(Text(f"Fitted Q evaluation, {found.steps:,} steps each, γ {found.gamma:g}"))
+    out.print(table)
+    out.print(Text(found.sentence()), width=min(out.width, 100))
 
 
 def show_finetuned(finetuned: Finetuned) -> None:

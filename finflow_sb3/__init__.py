@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finflow_sb3.exchange import export_zip, import_zip
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
+    from finflow_sb3.offline.describe import describe
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.profiling import profile
@@ -36,6 +37,7 @@ __all__ = [
     "Settings",
     "__version__",
     "collect",
+    "describe",
     "evaluate",
     "export_zip",
     "finetune",
@@ -59,6 +61,7 @@ _HOMES = {
     "PriceTable": "market.prices",
     "Settings": "config",
     "collect": "pipeline",
+    "describe": "offline.describe",
     "evaluate": "pipeline",
     "export_zip": "exchange",
     "finetune": "pipeline",

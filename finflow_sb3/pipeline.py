@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.compiling import require_mode
@@ -34,10 +36,19 @@ from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefac
 from finflow_sb3.pretrain.course import Tensors
 from finflow_sb3.pretrain.run import run_offline, start_offline
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan
+from finflow_sb3.run_notes import (
+    PLAN,
+    copy_ranking,
+    forget_ranking,
+    note_dataset,
+    note_market,
+    note_plan,
+    note_ranking,
+)
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.provenance import provenance, same_validation
+from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
@@ -213,13 +224,15 @@ def run_pretraining(
 ) -> Pretrained:
     """Train IQL in a run's folder, from the start or from a checkpoint of it."""
     env, iql, seed = settings.env_kwargs, settings.iql, settings.run.seed
+    keep_freed_memory()
     device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
     started = start_offline(market, env, iql, seed, device, checkpoint)
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    forget_ranking(folder)
     if checkpoint is not None:
         store.go_on_from(checkpoint)
         if not same_validation(checkpoint, settings):
-            started.course.best = None
+            started.course.kept.clear()
     with (
         going_on(folder, "pretrain"),
         recording(settings, folder, "pretraining", total, checkpoint) as record,
@@ -243,11 +256,14 @@ def run_pretraining(
             on_best=lambda artefact: write_artefact(artefact, folder.best),
             on_step=record.status.before(lambda step: watch.progress("pretraining", step, total)),
             on_checkpoint=keep,
+            on_fqe=partial(_evaluating, record.status, watch),
             started=started,
             stop=lambda step: ask.asked or (stop_at is not None and step >= stop_at),
         )
         validation = {} if outcome.best is None else outcome.best.validation
         record.status.stopping = not outcome.finished
+        if outcome.fqe is not None:
+            note_ranking(folder, outcome.fqe)
         if outcome.finished:
             log.hyperparameters(settings.flat(), validation)
     return Pretrained(
@@ -258,7 +274,14 @@ def run_pretraining(
         best_epoch=None if outcome.best is None else outcome.best.number,
         validation=validation,
         untrained=untrained(market, env),
+        fqe=outcome.fqe,
     )
+
+
+def _evaluating(status: StatusFile, watch: Watch, done: int, total: int) -> None:
+    """Fitted Q evaluation goes on: the steps of pretraining stay what they are."""
+    status.update(status.total)
+    watch.progress("judging", done, total)
 
 
 def finetune(
@@ -284,6 +307,7 @@ def finetune(
     with new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
+            copy_ranking(Path(str(pretrained)), folder)
         note_dataset(folder, dataset)
         note_market(folder, market)
         return run_finetuning(

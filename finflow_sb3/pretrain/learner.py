@@ -84,7 +84,7 @@ class ActorCriticLearner:
     def update_on(self, batch: TransitionBatch) -> dict[str, float]:
         """One update on a batch of tensors; losses are d3rlpy's."""
         assert self._impl is not None
-        found = self._impl.update(mini_batch(batch, self._device), self._grad_step)
+        found = self._impl.update(mini_batch(batch, self._device, self.experts), self._grad_step)
         self._grad_step += 1
         return {ours: found[theirs] for theirs, ours in self.losses.items() if theirs in found}
 

@@ -113,13 +113,19 @@ class FusedAdamFactory(AdamFactory):
         return "finflow_fused_adam"
 
 
-def mini_batch(batch: TransitionBatch, device: str) -> TorchMiniBatch:
-    """A batch as d3rlpy's algorithms take it, without a copy."""
+def mini_batch(batch: TransitionBatch, device: str, experts: Any) -> TorchMiniBatch:
+    """A batch as d3rlpy's algorithms take it, without a copy.
+
+    Parameters
+    ----------
+    experts : the policy network. Observations are taken apart as it sees them, once for all
+        networks: in d3rlpy's words they become a tuple observation
+    """
     return TorchMiniBatch(
-        observations=batch.observations,
+        observations=experts.view(batch.observations),
         actions=batch.actions,
         rewards=batch.rewards,
-        next_observations=batch.next_observations,
+        next_observations=experts.view(batch.next_observations),
         next_actions=batch.actions,
         returns_to_go=torch.zeros_like(batch.rewards),
         terminals=batch.terminals,

@@ -16,8 +16,10 @@ from torch import nn
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact
+from finflow_sb3.pretrain.choosing import rank_kept, write_ranking
 from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
 from finflow_sb3.pretrain.iql import make_iql
 from finflow_sb3.pretrain.learner import Learner, OfflineSettings
@@ -35,6 +37,7 @@ class PretrainOutcome:
     ----------
     steps : gradient steps done
     finished : False where it was stopped before its end
+    fqe : the kept epochs by fitted Q evaluation; None where none was asked for, or before its end
     """
 
     artefact: Artefact | None
@@ -42,6 +45,7 @@ class PretrainOutcome:
     epochs: tuple[Epoch, ...] = field(repr=False)
     steps: int = 0
     finished: bool = True
+    fqe: Ranking | None = None
 
 
 def policy_act(policy: nn.Module, device: str = "cpu") -> Callable[[Any], NDArray[np.float32]]:
@@ -111,6 +115,7 @@ def run_offline(
     on_best: Callable[[Artefact], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     on_checkpoint: Callable[[int, Tensors, dict[str, Any]], None] | None = None,
+    on_fqe: Callable[[int, int], None] | None = None,
     started: Started | None = None,
     stop: Callable[[int], bool] | None = None,
 ) -> PretrainOutcome:
@@ -121,6 +126,7 @@ def run_offline(
     on_best : called with the artefact whenever an epoch is better than all before
     on_step : called with the gradient steps done so far
     on_checkpoint : called with step, tensors and state after each epoch and at a stop
+    on_fqe : called with (gradient steps done, gradient steps) of fitted Q evaluation
     started : of `start_offline`; made here if not given
     stop : asked after each step, with their number, whether to stop there
 
@@ -146,7 +152,7 @@ def run_offline(
             on_step(course.step)
         ended = course.step % settings.steps_per_epoch == 0
         if ended:
-            epoch = _end_epoch(learner, course, judge)
+            epoch = _end_epoch(learner, course, judge, max(1, settings.fqe_epochs))
             if epoch is course.best and on_best is not None:
                 on_best(best_of())
             _write(log, epoch, course.step)
@@ -156,19 +162,26 @@ def run_offline(
         if on_checkpoint is not None and (ended or stopped):
             on_checkpoint(course.step, *capture(learner, generator, course))
     artefact = None if course.best is None else best_of()
-    finished = course.step >= total
-    return PretrainOutcome(artefact, course.best, tuple(course.epochs), course.step, finished)
+    finished, ranked = course.step >= total, None
+    if finished and settings.fqe_epochs > 0:
+        asked = None if stop is None else partial(stop, course.step)
+        judged = (dataset, dataset.starts, market.layout, settings, seed, device)
+        ranked = rank_kept(learner, course.kept, *judged, on_step=on_fqe, stop=asked)
+        finished = ranked is not None
+        if ranked is not None and log is not None:
+            write_ranking(log, course.step, ranked)
+    return PretrainOutcome(
+        artefact, course.best, tuple(course.epochs), course.step, finished, ranked
+    )
 
 
-def _end_epoch(learner: Learner, course: Course, judge: Judge) -> Epoch:
-    """Validate, and keep the weights if they are the best so far."""
+def _end_epoch(learner: Learner, course: Course, judge: Judge, room: int) -> Epoch:
+    """Validate, and keep the weights if they are among the `room` best so far."""
     losses = course.means()
     figures, gates = judge(learner.experts)
     epoch = Epoch(len(course.epochs) + 1, losses, figures, gates)
     course.epochs.append(epoch)
-    best = course.best
-    if best is None or figures["sharpe"] > best.validation["sharpe"]:
-        course.best, course.best_weights = epoch, learner.weights()
+    course.keep(epoch, learner.weights, room)
     return epoch
 
 
@@ -194,11 +207,10 @@ def _mean_gates(
 
 def _best(learner: Learner, course: Course, market: ObservedMarket) -> Artefact:
     """What the best epoch leaves."""
-    best = course.best
-    assert best is not None
+    best, weights = course.kept[0]
     return Artefact(
         algo=learner.algo,
-        weights=course.best_weights,
+        weights=weights,
         sizes=learner.sizes,
         gate_scale=learner.gate_scale,
         layout=market.layout,

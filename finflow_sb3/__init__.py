@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from finflow_sb3.exchange import export_zip, import_zip
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
+    from finflow_sb3.offline.export import export_dataset
+    from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.profiling import profile
@@ -37,6 +39,7 @@ __all__ = [
     "__version__",
     "collect",
     "evaluate",
+    "export_dataset",
     "export_zip",
     "finetune",
     "import_zip",
@@ -44,6 +47,7 @@ __all__ = [
     "plot",
     "pretrain",
     "profile",
+    "read_plain",
     "resolve",
     "resume",
     "resume_collecting",
@@ -60,6 +64,7 @@ _HOMES = {
     "Settings": "config",
     "collect": "pipeline",
     "evaluate": "pipeline",
+    "export_dataset": "offline.export",
     "export_zip": "exchange",
     "finetune": "pipeline",
     "import_zip": "exchange",
@@ -67,6 +72,7 @@ _HOMES = {
     "plot": "plot_runs",
     "pretrain": "pipeline",
     "profile": "profiling",
+    "read_plain": "offline.formats",
     "resolve": "config_files",
     "resume": "resuming",
     "resume_collecting": "resuming",

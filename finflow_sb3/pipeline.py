@@ -26,8 +26,9 @@ from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.files import present
 from finflow_sb3.offline.collect import cached_dataset, collect_file, require_fit
-from finflow_sb3.offline.dataset import OfflineDataset, write_npz
+from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
+from finflow_sb3.offline.npz_files import write_npz
 from finflow_sb3.offline.parts import Parts
 from finflow_sb3.opening import open_market, open_pinned
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact

@@ -30,6 +30,7 @@ ACTIONS = {
     "stop": "the run stops",
 }
 STAGES = {"episodes": "collecting"}
+LOSSES = {"v_loss": "V loss", "q_loss": "Q loss", "policy_loss": "policy"}
 WIDE = 116
 READ_EVERY = 1.0
 
@@ -66,6 +67,7 @@ class TerminalWatch(Watch):
     def __init__(self) -> None:
         self.run: Path | None = None
         self.epochs = 0
+        self._losses: list[str] = []
         self._best = -math.inf
         self._stage = ""
         self._bar: Progress | None = None
@@ -96,11 +98,13 @@ class TerminalWatch(Watch):
 
     def epoch(self, epoch: Epoch) -> None:
         if self.epochs == 0:
-            console.print(Text(_heading(console.width), "bold"), soft_wrap=True)
+            self._losses = list(epoch.losses)
+            console.print(Text(_heading(self._losses, console.width), "bold"), soft_wrap=True)
         self.epochs = epoch.number
         sharpe = epoch.validation["sharpe"]
         better, self._best = sharpe > self._best, max(sharpe, self._best)
-        console.print(Text(_row(epoch, console.width), "green" if better else ""), soft_wrap=True)
+        row = Text(_row(epoch, self._losses, console.width), "green" if better else "")
+        console.print(row, soft_wrap=True)
 
     def seeded(self, report: SeedReport) -> None:
         copied = ", ".join(f"{name} {count:,}" for name, count in report.copied.items())
@@ -170,16 +174,16 @@ def _gate_names(width: int) -> list[str]:
     return [name if width >= WIDE else name[:3] for name in ANCHORS]
 
 
-def _heading(width: int) -> str:
-    figures = f"{'epoch':>5}{'V loss':>9}{'Q loss':>9}{'policy':>9}"
+def _heading(losses: list[str], width: int) -> str:
+    figures = f"{'epoch':>5}" + "".join(f"{LOSSES[name]:>9}" for name in losses)
     figures += f"{'Sharpe':>8}{'excess':>9}{'turnover':>9}"
     gates = "".join(f"{name:>{len(name) + 1 + (width >= WIDE)}}" for name in _gate_names(width))
     return figures + " " + gates
 
 
-def _row(epoch: Epoch, width: int) -> str:
+def _row(epoch: Epoch, names: list[str], width: int) -> str:
     validation = epoch.validation
-    losses = (epoch.v_loss, epoch.q_loss, epoch.policy_loss)
+    losses = [epoch.losses.get(name) for name in names]
     figures = f"{epoch.number:>5}" + "".join(f"{_short(loss):>9}" for loss in losses)
     figures += f"{validation['sharpe']:>8.3f}{validation['excess']:>9.2%}"
     figures += f"{validation['turnover']:>8.1f}×"
@@ -190,5 +194,7 @@ def _row(epoch: Epoch, width: int) -> str:
     return figures + " " + gates
 
 
-def _short(loss: float) -> str:
+def _short(loss: float | None) -> str:
+    if loss is None:
+        return "–"
     return f"{loss:.4f}" if abs(loss) >= 0.001 or loss == 0.0 else f"{loss:.1e}"

@@ -33,7 +33,7 @@ from finflow_sb3.offline.parts import Parts
 from finflow_sb3.opening import open_market, open_pinned
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
 from finflow_sb3.pretrain.course import Tensors
-from finflow_sb3.pretrain.run import run_iql, start_iql
+from finflow_sb3.pretrain.run import run_offline, start_offline
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
@@ -215,7 +215,7 @@ def run_pretraining(
     """Train IQL in a run's folder, from the start or from a checkpoint of it."""
     env, iql, seed = settings.env_kwargs, settings.iql, settings.run.seed
     device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
-    started = start_iql(market, env, iql, seed, device, checkpoint)
+    started = start_offline(market, env, iql, seed, device, checkpoint)
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
     if checkpoint is not None:
         store.go_on_from(checkpoint)
@@ -232,7 +232,7 @@ def run_pretraining(
             log.sync()
             store.write(step, tensors, {**state, **provenance(settings, log.size)})
 
-        outcome = run_iql(
+        outcome = run_offline(
             data,
             market,
             env,

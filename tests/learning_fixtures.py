@@ -29,8 +29,9 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.offline.collect import collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset
-from finflow_sb3.pretrain.artefact import Artefact, stacked_weights
+from finflow_sb3.pretrain.artefact import Artefact
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
+from finflow_sb3.pretrain.learner import Learner
 from finflow_sb3.runs.checkpoints import read_checkpoint
 
 TINY: dict[str, Any] = {
@@ -111,12 +112,10 @@ def trained_iql(updates: int = 30, env: EnvSettings | None = None, **changes: An
     return algo
 
 
-def artefact_of(algo: ExpertIQL, market: ObservedMarket) -> Artefact:
-    modules = algo.modules
-    policy: Any = modules.policy
+def artefact_of(algo: Learner, market: ObservedMarket) -> Artefact:
     return Artefact(
-        algo="iql",
-        weights=stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func),
+        algo=algo.algo,
+        weights=algo.weights(),
         sizes=algo.sizes,
         gate_scale=algo.gate_scale,
         layout=market.layout,

@@ -257,7 +257,7 @@ def test_a_second_ctrl_c_ends_at_once(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run_iql", interrupted)
+    monkeypatch.setattr(pipeline, "run_offline", interrupted)
     result = run("pretrain", "-c", work.config, "--log-dir", logs)
     assert result.exit_code == 130
     assert (result.stderr.splitlines()[-1], runs_in(logs)) == ("error: interrupted", [])

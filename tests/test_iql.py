@@ -16,7 +16,7 @@ from finflow_sb3.config import EnvSettings, IQLSettings
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.pretrain.artefact import read_artefact, write_artefact
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
-from finflow_sb3.pretrain.run import run_iql
+from finflow_sb3.pretrain.run import run_offline
 
 CAP = 0.92
 
@@ -210,7 +210,7 @@ def test_iql_clones_a_policy() -> None:
 def test_run_keeps_the_best_epoch(tmp_path: Any) -> None:
     market = small_market()
     kept = []
-    outcome = run_iql(
+    outcome = run_offline(
         small_dataset(),
         market,
         market.env,
@@ -230,7 +230,7 @@ def test_run_keeps_the_best_epoch(tmp_path: Any) -> None:
 def test_run_refuses_another_dataset() -> None:
     other = small_market(EnvSettings(action_base="drift"))
     with pytest.raises(ArtefactError, match="action_base"):
-        run_iql(small_dataset(), other, other.env, IQLSettings(), seed=0)
+        run_offline(small_dataset(), other, other.env, IQLSettings(), seed=0)
 
 
 def test_artefact_round_trip(tmp_path: Any) -> None:

@@ -140,7 +140,7 @@ def test_a_run_that_fails_leaves_a_folder_only_if_it_holds_something(
             on_best(read_artefact(work.pretrained.run / "best"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run_iql", fail)
+    monkeypatch.setattr(pipeline, "run_offline", fail)
     settings = work.settings.replace(run={"log_dir": str(tmp_path)})
     with pytest.raises(KeyboardInterrupt):
         pipeline.pretrain(settings)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finflow_sb3.pretrain.artefact import stacked_weights
-from finflow_sb3.pretrain.iql import ExpertIQL
+from finflow_sb3.pretrain.learner import Learner
 from finflow_sb3.runs.checkpoints import Checkpoint, fitting
 from finflow_sb3.runs.random_state import (
     global_random_state,
@@ -19,7 +18,7 @@ from finflow_sb3.runs.random_state import (
     restore_optimizer,
 )
 
-__all__ = ["Course", "Epoch", "Tensors", "capture", "restore", "stacked_weights_of"]
+__all__ = ["Course", "Epoch", "Tensors", "capture", "restore"]
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -30,15 +29,13 @@ class Epoch:
 
     Attributes
     ----------
-    v_loss, q_loss, policy_loss : as d3rlpy defines them
-    gates : mean gate of the last batch
+    losses : by name, as the algorithm's paper defines them; the mean over the steps that had each
+    gates : mean gate over the validation split
     validation : see `evaluation.quick.validate`
     """
 
     number: int
-    v_loss: float
-    q_loss: float
-    policy_loss: float
+    losses: dict[str, float]
     validation: dict[str, float]
     gates: tuple[float, ...] = ()
 
@@ -50,28 +47,34 @@ class Course:
     Attributes
     ----------
     step : gradient steps done
-    totals : losses of the present epoch, added up
+    totals : losses of the present epoch, added up, each with the number of steps that had it
     epochs : those that have ended
     best : the one with the best validation Sharpe
     best_weights : the artefact's weights at its end
     """
 
     step: int = 0
-    totals: dict[str, float] = field(default_factory=dict)
+    totals: dict[str, tuple[float, int]] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
+    def add(self, losses: dict[str, float]) -> None:
+        """Count a gradient step with its losses."""
+        for name, value in losses.items():
+            total, count = self.totals.get(name, (0.0, 0))
+            self.totals[name] = (total + value, count + 1)
+        self.step += 1
 
-def stacked_weights_of(algo: ExpertIQL) -> dict[str, Tensor]:
-    """A copy of the present weights, under the artefact's names."""
-    modules = algo.modules
-    policy: Any = modules.policy
-    return stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func)
+    def means(self) -> dict[str, float]:
+        """Mean losses since the last call."""
+        means = {name: total / count for name, (total, count) in self.totals.items()}
+        self.totals = {}
+        return means
 
 
 def capture(
-    algo: ExpertIQL, generator: torch.Generator, course: Course
+    learner: Learner, generator: torch.Generator, course: Course
 ) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by file, and the rest as JSON; between two gradient steps."""
     random_tensors, random_plain = global_random_state()
@@ -79,10 +82,10 @@ def capture(
         "random": {**random_tensors, "batches": generator.get_state()},
         "best": course.best_weights,
     }
-    for name, module in algo.modules.get_torch_modules().items():
+    for name, module in learner.torch_modules().items():
         tensors[name] = dict(module.state_dict())
     groups = {}
-    for name, optimizer in _optimizers(algo).items():
+    for name, optimizer in learner.optimizers().items():
         tensors[f"optimizer_{name}"], groups[name] = optimizer_state(optimizer)
     return tensors, {
         "step": course.step,
@@ -94,7 +97,7 @@ def capture(
     }
 
 
-def restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint) -> Course:
+def restore(learner: Learner, generator: torch.Generator, checkpoint: Checkpoint) -> Course:
     """Bring a freshly made algorithm of the same settings to the state of a checkpoint.
 
     Raises
@@ -103,24 +106,24 @@ def restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint)
         If the checkpoint does not fit it.
     """
     with fitting(checkpoint):
-        return _restore(algo, generator, checkpoint)
+        return _restore(learner, generator, checkpoint)
 
 
-def _restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint) -> Course:
+def _restore(learner: Learner, generator: torch.Generator, checkpoint: Checkpoint) -> Course:
     tensors, state = checkpoint.tensors, checkpoint.state
-    for name, module in algo.modules.get_torch_modules().items():
+    for name, module in learner.torch_modules().items():
         module.load_state_dict(dict(tensors[name]), strict=True)
-    for name, optimizer in _optimizers(algo).items():
+    for name, optimizer in learner.optimizers().items():
         stored = dict(tensors[f"optimizer_{name}"])
         restore_optimizer(optimizer, stored, state["optimizers"][name])
-    algo._grad_step = int(state["step"])
+    learner.go_on_from(int(state["step"]))
     epochs = [_epoch(entry) for entry in state["epochs"]]
     # Networks are initialised with random numbers: these states come last.
     generator.set_state(tensors["random"]["batches"])
     restore_global_random_state(dict(tensors["random"]), state["random"])
     return Course(
         step=int(state["step"]),
-        totals=dict(state["totals"]),
+        totals={name: (total, int(n)) for name, (total, n) in state["totals"].items()},
         epochs=epochs,
         best=None if state["best"] is None else epochs[int(state["best"]) - 1],
         best_weights=dict(tensors["best"]),
@@ -129,8 +132,3 @@ def _restore(algo: ExpertIQL, generator: torch.Generator, checkpoint: Checkpoint
 
 def _epoch(entry: dict[str, Any]) -> Epoch:
     return Epoch(**{**entry, "gates": tuple(entry["gates"])})
-
-
-def _optimizers(algo: ExpertIQL) -> dict[str, torch.optim.Optimizer]:
-    modules = algo.modules
-    return {"actor": modules.actor_optim.optim, "critic": modules.critic_optim.optim}

@@ -8,7 +8,7 @@ loss.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from d3rlpy.algos import IQL, IQLConfig
@@ -25,13 +25,9 @@ from finflow_sb3.nets.experts import PolicyOutput, make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
-from finflow_sb3.offline.transitions import TransitionBatch
-from finflow_sb3.pretrain.modules import (
-    ExpertPolicy,
-    FusedAdamFactory,
-    LayoutEncoderFactory,
-    mini_batch,
-)
+from finflow_sb3.pretrain.artefact import stacked_weights
+from finflow_sb3.pretrain.learner import ActorCriticLearner
+from finflow_sb3.pretrain.modules import ExpertPolicy, FusedAdamFactory, LayoutEncoderFactory
 
 __all__ = ["ExpertIQL", "make_iql"]
 
@@ -88,7 +84,7 @@ class ExpertIQLImpl(IQLImpl):
         return actions[:, 0]
 
 
-class ExpertIQL(IQL):
+class ExpertIQL(ActorCriticLearner, IQL):
     """d3rlpy's IQL over our networks.
 
     Parameters
@@ -98,6 +94,13 @@ class ExpertIQL(IQL):
     balance_coef : weight of the gate's load balancing
     prior_coef : pull of the policy towards the zero action
     """
+
+    algo = "iql"
+    losses: ClassVar[dict[str, str]] = {
+        "v_loss": "v_loss",
+        "q_loss": "q_loss",
+        "actor_loss": "policy_loss",
+    }
 
     def __init__(
         self,
@@ -168,20 +171,12 @@ class ExpertIQL(IQL):
         self._impl.prior_coef = self.prior_coef
         self._impl.n_quantiles = sizes.n_quantiles
 
-    @property
-    def modules(self) -> IQLModules:
-        """The networks and optimisers."""
-        assert self._impl is not None
-        return self._impl._modules
-
-    def update_on(self, batch: TransitionBatch) -> dict[str, float]:
-        """One update of critics, V and policy on a batch of tensors; d3rlpy's losses."""
-        assert self._impl is not None
-        losses: dict[str, float] = self._impl.update(
-            mini_batch(batch, self._device), self._grad_step
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of policy, critics, their targets and V, under the artefact's names."""
+        modules = self.modules
+        return stacked_weights(
+            modules.policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func
         )
-        self._grad_step += 1
-        return losses
 
 
 def make_iql(

@@ -1,9 +1,10 @@
-"""Pretraining: epochs of IQL, each with a backtest on the validation split."""
+"""Pretraining: epochs of an offline algorithm, each with a backtest on the validation split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,17 +13,18 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
-from finflow_sb3.config import EnvSettings, IQLSettings
+from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact
-from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore, stacked_weights_of
-from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
+from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
+from finflow_sb3.pretrain.iql import make_iql
+from finflow_sb3.pretrain.learner import Learner, OfflineSettings
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 
-__all__ = ["Epoch", "PretrainOutcome", "policy_act", "run_iql"]
+__all__ = ["Epoch", "PretrainOutcome", "policy_act", "run_offline", "start_offline"]
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,33 @@ def policy_act(policy: nn.Module, device: str = "cpu") -> Callable[[Any], NDArra
 
 
 class Started(NamedTuple):
-    """IQL ready for its next step: networks and optimisers, what draws batches, and the course."""
+    """An algorithm ready for its next step, what draws its batches, and the course so far."""
 
-    algo: ExpertIQL
+    learner: Learner
     generator: torch.Generator
     course: Course
 
 
-def start_iql(
+class Judged(NamedTuple):
+    """What a policy did on the validation split, and its mean gates there."""
+
+    figures: dict[str, float]
+    gates: tuple[float, ...]
+
+
+Judge = Callable[[nn.Module], Judged]
+"""Figures of a policy network; the epoch whose `sharpe` is the highest is kept."""
+
+
+def start_offline(
     market: ObservedMarket,
     env: EnvSettings,
-    settings: IQLSettings,
+    settings: OfflineSettings,
     seed: int,
     device: str = "cpu",
     checkpoint: Checkpoint | None = None,
 ) -> Started:
-    """IQL with fresh networks, or as it was at a checkpoint.
+    """The algorithm of `settings` with fresh networks, or as it was at a checkpoint.
 
     Raises
     ------
@@ -81,16 +94,16 @@ def start_iql(
     """
     set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    algo = make_iql(settings, market.layout, env.gate_scale, device)
-    course = Course() if checkpoint is None else restore(algo, generator, checkpoint)
-    return Started(algo, generator, course)
+    learner = make_iql(settings, market.layout, env.gate_scale, device)
+    course = Course() if checkpoint is None else restore(learner, generator, checkpoint)
+    return Started(learner, generator, course)
 
 
-def run_iql(
+def run_offline(
     dataset: OfflineDataset,
     market: ObservedMarket,
     env: EnvSettings,
-    settings: IQLSettings,
+    settings: OfflineSettings,
     seed: int,
     device: str = "cpu",
     log: MetricsLog | None = None,
@@ -101,14 +114,14 @@ def run_iql(
     started: Started | None = None,
     stop: Callable[[int], bool] | None = None,
 ) -> PretrainOutcome:
-    """Train IQL on `dataset`; the epoch with the best validation Sharpe is kept.
+    """Train on `dataset`; the epoch with the best validation Sharpe is kept.
 
     Parameters
     ----------
     on_best : called with the artefact whenever an epoch is better than all before
     on_step : called with the gradient steps done so far
     on_checkpoint : called with step, tensors and state after each epoch and at a stop
-    started : of `start_iql`; made here if not given
+    started : of `start_offline`; made here if not given
     stop : asked after each step, with their number, whether to stop there
 
     Raises
@@ -117,89 +130,57 @@ def run_iql(
         If the dataset was made with another universe or feature set.
     """
     market.layout.require_equal(dataset.layout, "the dataset")
-    algo, generator, course = started or start_iql(market, env, settings, seed, device)
+    started = started or start_offline(market, env, settings, seed, device)
+    learner, generator, course = started
+    judge: Judge = partial(_judged, market, env, device)
+    best_of = partial(_best, learner, course, market)
     if course.best is not None and on_best is not None:
         # What `best/` holds may come from after the checkpoint.
-        on_best(_artefact(algo, market, course.best, course.best_weights))
+        on_best(best_of())
     total = settings.epochs * settings.steps_per_epoch
     stopped = False
     while course.step < total and not stopped:
-        _one_step(algo, dataset, settings.batch_size, generator, course)
+        index = torch.randint(len(dataset), (settings.batch_size,), generator=generator)
+        course.add(learner.update_on(dataset.gather(index)))
         if on_step is not None:
             on_step(course.step)
         ended = course.step % settings.steps_per_epoch == 0
         if ended:
-            epoch = _end_epoch(algo, market, env, settings, device, course)
+            epoch = _end_epoch(learner, course, judge)
             if epoch is course.best and on_best is not None:
-                on_best(_artefact(algo, market, epoch, course.best_weights))
+                on_best(best_of())
             _write(log, epoch, course.step)
             if on_epoch is not None:
                 on_epoch(epoch)
         stopped = stop is not None and stop(course.step)
         if on_checkpoint is not None and (ended or stopped):
-            on_checkpoint(course.step, *capture(algo, generator, course))
-    best = course.best
-    artefact = None if best is None else _artefact(algo, market, best, course.best_weights)
-    return PretrainOutcome(artefact, best, tuple(course.epochs), course.step, course.step >= total)
+            on_checkpoint(course.step, *capture(learner, generator, course))
+    artefact = None if course.best is None else best_of()
+    finished = course.step >= total
+    return PretrainOutcome(artefact, course.best, tuple(course.epochs), course.step, finished)
 
 
-def _one_step(
-    algo: ExpertIQL,
-    dataset: OfflineDataset,
-    batch_size: int,
-    generator: torch.Generator,
-    course: Course,
-) -> None:
-    """One gradient step; its losses are added to the epoch's."""
-    index = torch.randint(len(dataset), (batch_size,), generator=generator)
-    for name, value in algo.update_on(dataset.gather(index)).items():
-        course.totals[name] = course.totals.get(name, 0.0) + value
-    course.step += 1
-
-
-def _end_epoch(
-    algo: ExpertIQL,
-    market: ObservedMarket,
-    env: EnvSettings,
-    settings: IQLSettings,
-    device: str,
-    course: Course,
-) -> Epoch:
+def _end_epoch(learner: Learner, course: Course, judge: Judge) -> Epoch:
     """Validate, and keep the weights if they are the best so far."""
-    losses = {name: total / settings.steps_per_epoch for name, total in course.totals.items()}
-    course.totals = {}
-    epoch = _validated(len(course.epochs) + 1, losses, algo, market, env, device)
+    losses = course.means()
+    figures, gates = judge(learner.experts)
+    epoch = Epoch(len(course.epochs) + 1, losses, figures, gates)
     course.epochs.append(epoch)
     best = course.best
-    if best is None or epoch.validation["sharpe"] > best.validation["sharpe"]:
-        course.best, course.best_weights = epoch, stacked_weights_of(algo)
+    if best is None or figures["sharpe"] > best.validation["sharpe"]:
+        course.best, course.best_weights = epoch, learner.weights()
     return epoch
 
 
-def _validated(
-    number: int,
-    losses: dict[str, float],
-    algo: ExpertIQL,
-    market: ObservedMarket,
-    env: EnvSettings,
-    device: str,
-) -> Epoch:
-    experts: Any = algo.modules.policy.experts
-    figures = validate(market, env, policy_act(experts, device))
+def _judged(market: ObservedMarket, env: EnvSettings, device: str, policy: nn.Module) -> Judged:
+    figures = validate(market, env, policy_act(policy, device))
     rows = slice(market.splits.validation.start, market.splits.validation.stop)
-    return Epoch(
-        number=number,
-        v_loss=losses["v_loss"],
-        q_loss=losses["q_loss"],
-        policy_loss=losses["actor_loss"],
-        validation=figures,
-        gates=_mean_gates(experts, market, rows, device),
-    )
+    return Judged(figures, _mean_gates(policy, market, rows, device))
 
 
 @torch.no_grad()
 def _mean_gates(
-    experts: nn.Module, market: ObservedMarket, rows: slice, device: str
+    policy: nn.Module, market: ObservedMarket, rows: slice, device: str
 ) -> tuple[float, ...]:
     """Mean gates over rows of the market, for a portfolio that holds equal weights."""
     observations = np.zeros((rows.stop - rows.start, market.layout.size), dtype=np.float32)
@@ -207,21 +188,22 @@ def _mean_gates(
     n = market.layout.n_assets
     start = market.layout.slices["weights"].start
     observations[:, start : start + n] = 1.0 / n
-    gates = experts(torch.from_numpy(observations).to(device)).gates
+    gates = policy(torch.from_numpy(observations).to(device)).gates
     return tuple(float(g) for g in gates.mean(dim=0))
 
 
-def _artefact(
-    algo: ExpertIQL, market: ObservedMarket, epoch: Epoch, weights: dict[str, torch.Tensor]
-) -> Artefact:
+def _best(learner: Learner, course: Course, market: ObservedMarket) -> Artefact:
+    """What the best epoch leaves."""
+    best = course.best
+    assert best is not None
     return Artefact(
-        algo="iql",
-        weights=weights,
-        sizes=algo.sizes,
-        gate_scale=algo.gate_scale,
+        algo=learner.algo,
+        weights=course.best_weights,
+        sizes=learner.sizes,
+        gate_scale=learner.gate_scale,
         layout=market.layout,
         scaler=market.scaler,
-        facts={"epoch": epoch.number, "validation": epoch.validation},
+        facts={"epoch": best.number, "validation": best.validation},
     )
 
 
@@ -232,9 +214,7 @@ def _write(log: MetricsLog | None, epoch: Epoch, step: int) -> None:
         step,
         kind="pretrain",
         epoch=epoch.number,
-        v_loss=epoch.v_loss,
-        q_loss=epoch.q_loss,
-        policy_loss=epoch.policy_loss,
+        **epoch.losses,
         **{f"validation_{name}": value for name, value in epoch.validation.items()},
         gates=list(epoch.gates),
     )

@@ -311,7 +311,7 @@ WRITERS: dict[str, Callable[[Path, Any], Path]] = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_bounds_that_a_file_lacks(tmp_path: Path, name: str) -> None:
     path = WRITERS[name](tmp_path / name, pendulum_episodes())
-    with pytest.raises(Exception, match=r"actions reach ±1\.9.* --action-range=-2,2"):
+    with pytest.raises(Exception, match=r"actions reach ±1\.9.* --action-range -2 2"):
         read_plain(path)
     dataset = read_plain(path, (-2.0, 2.0))
     actions = np.concatenate([e.actions[:-1] for e in pendulum_episodes()])

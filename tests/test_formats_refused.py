@@ -94,7 +94,7 @@ BOTH: dict[str, tuple[Damage, str]] = {
         lambda file: put(_own(file, "actions"), np.ones((8, 1), np.int64))(file),
         "its actions are discrete",
     ),
-    "beyond": (lambda file: scaled(_own(file, "actions"), 3.0)(file), r"--action-range=-2,2"),
+    "beyond": (lambda file: scaled(_own(file, "actions"), 3.0)(file), r"--action-range -2 2"),
     "images": (
         lambda file: put(_own(file, "observations"), np.zeros((8, 1, 4, 4), np.uint8))(file),
         "its observations are images",

@@ -143,7 +143,7 @@ def joined(source: str, spaces: Spaces, episodes: Iterable[PlainEpisode]) -> Pla
     seen, done, paid, before, after, terminal = [], [], [], [], [], []
     start = left_out = 0
     for number, each in enumerate(episodes):
-        observations = _rows(each.observations, spaces.observation_size, "observations", number)
+        observations = _rows(each.observations, spaces.size, "observations", number)
         actions = _rows(each.actions, spaces.action_size, "actions", number)
         rewards = _rows(each.rewards, 1, "rewards", number)[:, 0]
         steps, length = len(actions), len(observations)
@@ -169,7 +169,7 @@ def joined(source: str, spaces: Spaces, episodes: Iterable[PlainEpisode]) -> Pla
     following = np.concatenate(after)
     if (following < 0).any():
         following[following < 0] = start
-        seen.append(np.zeros((1, spaces.observation_size), dtype=np.float32))
+        seen.append(np.zeros((1, spaces.size), dtype=np.float32))
     scaled, clipped = spaces.scaled(np.concatenate(done))
     ended = np.array(terminal)
     lengths = [len(rows) for rows in before]

@@ -38,7 +38,7 @@ class Spaces:
 
     def __post_init__(self) -> None:
         sizes = {len(self.low), len(self.high), self.action_size}
-        if len(sizes) > 1 or self.action_size < 1 or self.observation_size < 1:
+        if len(sizes) > 1 or self.action_size < 1 or self.size < 1:
             raise ArtefactError(f"action bounds {self.low} and {self.high} do not fit {self}")
         if not all(
             math.isfinite(b - a) and a < b for a, b in zip(self.low, self.high, strict=True)
@@ -49,7 +49,8 @@ class Spaces:
             )
 
     @property
-    def observation_size(self) -> int:
+    def size(self) -> int:
+        """Of a flat observation."""
         return math.prod(self.observation_shape)
 
     @property
@@ -119,7 +120,7 @@ def spaces_of(
     if action_range is None and largest > 1.0:
         raise ArtefactError(
             f"{source}: its actions reach ±{largest:.4g}, and the file has no bounds; give those "
-            "of the environment, as in --action-range=-2,2"
+            "of the environment, as in --action-range -2 2"
         )
     shape = tuple(actions.shape[1:]) or (1,)
     low, high = (

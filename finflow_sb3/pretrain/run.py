@@ -16,7 +16,10 @@ from torch import nn
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
+from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.spaces import Spaces
+from finflow_sb3.offline.transitions import Transitions
 from finflow_sb3.pretrain.artefact import Artefact
 from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
 from finflow_sb3.pretrain.iql import make_iql
@@ -24,7 +27,17 @@ from finflow_sb3.pretrain.learner import Learner, OfflineSettings
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 
-__all__ = ["Epoch", "PretrainOutcome", "policy_act", "run_offline", "start_offline"]
+__all__ = [
+    "Epoch",
+    "Judged",
+    "PretrainOutcome",
+    "Started",
+    "policy_act",
+    "run_epochs",
+    "run_offline",
+    "start_learner",
+    "start_offline",
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,10 @@ class Judged(NamedTuple):
 
 
 Judge = Callable[[nn.Module], Judged]
-"""Figures of a policy network; the epoch whose `sharpe` is the highest is kept."""
+"""Figures of a policy network at the end of an epoch."""
+
+Better = Callable[[Epoch, Epoch], bool]
+"""Whether the first epoch is to be kept instead of the second."""
 
 
 def start_offline(
@@ -92,9 +108,21 @@ def start_offline(
     CheckpointError
         If the checkpoint does not fit the settings.
     """
+    return start_learner(market.layout, env.gate_scale, settings, seed, device, checkpoint)
+
+
+def start_learner(
+    inputs: ObservationLayout | Spaces,
+    gate_scale: float,
+    settings: OfflineSettings,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+) -> Started:
+    """`start_offline` for what the networks take in, be it of a market or not."""
     set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    learner = make_iql(settings, market.layout, env.gate_scale, device)
+    learner = make_iql(settings, inputs, gate_scale, device)
     course = Course() if checkpoint is None else restore(learner, generator, checkpoint)
     return Started(learner, generator, course)
 
@@ -130,10 +158,47 @@ def run_offline(
         If the dataset was made with another universe or feature set.
     """
     market.layout.require_equal(dataset.layout, "the dataset")
-    started = started or start_offline(market, env, settings, seed, device)
+    if started is None:
+        started = start_offline(market, env, settings, seed, device)
+    return run_epochs(
+        dataset,
+        settings,
+        started,
+        judge=partial(_judged, market, env, device),
+        better=_has_better_sharpe,
+        best_of=partial(_best, started.learner, started.course, market),
+        log=log,
+        on_epoch=on_epoch,
+        on_best=on_best,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+        stop=stop,
+    )
+
+
+def run_epochs(
+    dataset: Transitions,
+    settings: OfflineSettings,
+    started: Started,
+    *,
+    judge: Judge,
+    better: Better,
+    best_of: Callable[[], Artefact],
+    log: MetricsLog | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_best: Callable[[Artefact], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_checkpoint: Callable[[int, Tensors, dict[str, Any]], None] | None = None,
+    stop: Callable[[int], bool] | None = None,
+) -> PretrainOutcome:
+    """Epochs of gradient steps on any transitions; callbacks are those of `run_offline`.
+
+    Parameters
+    ----------
+    judge, better : figures of an epoch, and whether it is kept for them
+    best_of : makes the artefact of the epoch that is kept
+    """
     learner, generator, course = started
-    judge: Judge = partial(_judged, market, env, device)
-    best_of = partial(_best, learner, course, market)
     if course.best is not None and on_best is not None:
         # What `best/` holds may come from after the checkpoint.
         on_best(best_of())
@@ -146,7 +211,7 @@ def run_offline(
             on_step(course.step)
         ended = course.step % settings.steps_per_epoch == 0
         if ended:
-            epoch = _end_epoch(learner, course, judge)
+            epoch = _end_epoch(learner, course, judge, better)
             if epoch is course.best and on_best is not None:
                 on_best(best_of())
             _write(log, epoch, course.step)
@@ -160,16 +225,19 @@ def run_offline(
     return PretrainOutcome(artefact, course.best, tuple(course.epochs), course.step, finished)
 
 
-def _end_epoch(learner: Learner, course: Course, judge: Judge) -> Epoch:
+def _end_epoch(learner: Learner, course: Course, judge: Judge, better: Better) -> Epoch:
     """Validate, and keep the weights if they are the best so far."""
     losses = course.means()
     figures, gates = judge(learner.experts)
     epoch = Epoch(len(course.epochs) + 1, losses, figures, gates)
     course.epochs.append(epoch)
-    best = course.best
-    if best is None or figures["sharpe"] > best.validation["sharpe"]:
+    if course.best is None or better(epoch, course.best):
         course.best, course.best_weights = epoch, learner.weights()
     return epoch
+
+
+def _has_better_sharpe(new: Epoch, best: Epoch) -> bool:
+    return new.validation["sharpe"] > best.validation["sharpe"]
 
 
 def _judged(market: ObservedMarket, env: EnvSettings, device: str, policy: nn.Module) -> Judged:

@@ -94,9 +94,17 @@ def test_without_a_market_the_highest_value_is_chosen() -> None:
     course = Course()
     for number in (1, 2, 3, 4):
         epoch = Epoch(number, {}, {"sharpe": -float(number)})
-        course.keep(epoch, lambda n=number: {"policy.x": torch.tensor(n)}, room=4)
+        course.keep(
+            epoch,
+            lambda n=number: {"policy.x": torch.tensor(n)},
+            4,
+            lambda e: e.validation["sharpe"],
+        )
     chosen = best_by_value(course.kept, found)
     assert (chosen.epoch.number, int(chosen.weights["policy.x"])) == (2, 2)
+    course.put_first(chosen)
+    assert [each.epoch.number for each in course.kept] == [2, 1, 3, 4]
+    assert course.best is chosen.epoch
 
 
 @pytest.mark.parametrize("room", [1, 3])
@@ -105,7 +113,9 @@ def test_the_best_epochs_are_kept(room: int) -> None:
     sharpes = [0.5, 0.9, 0.9, 0.1, 1.2, 0.7]
     for number, sharpe in enumerate(sharpes, start=1):
         epoch = Epoch(number, {}, {"sharpe": sharpe})
-        course.keep(epoch, lambda n=number: taken.append(n) or {}, room)
+        course.keep(
+            epoch, lambda n=number: taken.append(n) or {}, room, lambda e: e.validation["sharpe"]
+        )
     assert [each.epoch.number for each in course.kept] == [5, 2, 3][:room]
     assert taken == ([1, 2, 5] if room == 1 else [1, 2, 3, 5]), "others are not copied"
     assert course.best is course.kept[0].epoch

@@ -1,6 +1,4 @@
-"""`finflow data`: what prices there are, what is in them, a clean copy of a file; and datasets in
-the formats of others.
-"""
+"""`finflow data`: what prices there are and what is in them, clean copies, and datasets."""
 
 from __future__ import annotations
 
@@ -11,15 +9,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from finflow_sb3.cli.console import out, print_json
+from finflow_sb3.cli.console import out, print_json, set_quiet
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
     from finflow_sb3.market.summary import PriceSummary
+    from finflow_sb3.offline.describe import Description
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, inspect and import prices; export datasets.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, inspect and import prices; describe and export datasets.", no_args_is_help=True
+)
 
 READERS = {"minari": "Minari", "d3rlpy": "d3rlpy", "npz": "NumPy"}
 
@@ -112,6 +113,53 @@ def export_command(
         f"{READERS[exported.format]}: {exported.path}"
     )
     out.print(Text(line), soft_wrap=True)
+
+
+@app.command("describe")
+def describe_command(
+    dataset: Annotated[Path, typer.Argument(help="File of finflow collect, .h5.")],
+    prices: Annotated[
+        str | None,
+        typer.Option(help="Prices it was collected on, for dates.", show_default="us20 if it was"),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw returns and actions as a PNG.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print results and errors only.")] = False,
+) -> None:
+    """Say what a dataset holds: rules, rewards, trades, actions tried, and what it can't teach."""
+    set_quiet(quiet)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ConfigError(f"{plot}: pictures are written as PNG; end the name with .png")
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    found = _described(dataset, prices)
+    if plot is not None:
+        from finflow_sb3.evaluation.dataset_plots import dataset_plot
+        from finflow_sb3.evaluation.plot_style import png_bytes
+        from finflow_sb3.files import write_whole
+
+        write_whole(plot, png_bytes(dataset_plot(found)))
+    if as_json:
+        print_json(found)
+        return
+    from finflow_sb3.cli.description import show_description
+
+    show_description(found)
+    if plot is not None:
+        out.print(Text(f"Picture: {plot}"), soft_wrap=True)
+
+
+def _described(dataset: Path, prices: str | None) -> Description:
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.market.sources import load_prices
+    from finflow_sb3.offline.describe import describe
+
+    table = None if prices is None else load_prices(prices)
+    with watching() as watch:
+        return describe(dataset, table, watch.progress)
 
 
 def _beside(source: str) -> Path:

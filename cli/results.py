@@ -15,6 +15,7 @@ from rich.text import Text
 
 from finflow_sb3.cli.console import out
 from finflow_sb3.evaluation.plot_style import label
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_page import number
 from finflow_sb3.pipeline import Collected, Evaluated, Finetuned, Pretrained
 
@@ -81,6 +82,21 @@ def show_pretrained(pretrained: Pretrained) -> None:
         "Next": command("finetune --pretrained", pretrained.run),
     }
     _panel("Pretrained", table, lines)
+    if pretrained.fqe is not None:
+        _show_ranking(pretrained.fqe)
+
+
+def _show_ranking(found: Ranking) -> None:
+    by_sharpe = any(each.sharpe is not None for each in found.epochs)
+    first = "best on validation" if by_sharpe else "last epochs"
+    table = _table(first, "Sharpe", "value", "its error")
+    for each in found.epochs:
+        figures = (each.sharpe, each.value, each.error)
+        cells = ("–" if x is None else number(x, "figure") for x in figures)
+        table.add_row(f"epoch {each.epoch}", *cells)
+    out.print(Text(f"Fitted Q evaluation, {found.steps:,} steps each, γ {found.gamma:g}"))
+    out.print(table)
+    out.print(Text(found.sentence()), width=min(out.width, 100))
 
 
 def _show_without_market(pretrained: Pretrained) -> None:
@@ -88,6 +104,8 @@ def _show_without_market(pretrained: Pretrained) -> None:
     for name, loss in pretrained.validation.items():
         table.add_row(LOSSES[name], number(loss, "plain"))
     _panel("Pretrained", table, {"Run": str(pretrained.run)})
+    if pretrained.fqe is not None:
+        _show_ranking(pretrained.fqe)
 
 
 def show_finetuned(finetuned: Finetuned) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finflow_sb3.exchange import export_zip, import_zip
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
+    from finflow_sb3.offline.describe import describe
     from finflow_sb3.offline.export import export_dataset
     from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "__version__",
     "collect",
+    "describe",
     "evaluate",
     "export_dataset",
     "export_zip",
@@ -65,6 +67,7 @@ _HOMES = {
     "PriceTable": "market.prices",
     "Settings": "config",
     "collect": "pipeline",
+    "describe": "offline.describe",
     "evaluate": "pipeline",
     "export_dataset": "offline.export",
     "export_zip": "exchange",

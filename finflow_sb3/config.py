@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from finflow_sb3 import config_forms as forms
 from finflow_sb3.checks import CHECKS, Action, Level, complete_actions, complete_bounds
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 ANCHORS = ("volatility", "correlation", "momentum", "defensive", "growth")
-Behaviour = Literal[
+BEHAVIOURS = (
     "anchor",
     "mixture",
     "gate_walk",
@@ -42,8 +42,7 @@ Behaviour = Literal[
     "equal_weight",
     "buy_and_hold",
     "cash_heavy",
-]
-BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
+)
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,10 @@ class CollectSettings(Checked):
 
     episodes: int = setting(1000, "episodes", 1, 10_000_000)
     n_envs: int = setting(64, "portfolios in the batch", 1, 100_000)
-    behaviours: tuple[Behaviour, ...] = setting(
-        BEHAVIOURS, "rules, drawn in equal shares", form=forms.not_empty
+    behaviours: tuple[str, ...] = setting(
+        BEHAVIOURS,
+        "rules, drawn in equal shares",
+        form=forms.names_among(BEHAVIOURS, "--behaviour"),
     )
     noise: float = setting(0.1, "standard deviation of the noise around each action", 0.0, 1.0)
 
@@ -128,6 +129,10 @@ class IQLSettings(Checked):
     n_quantiles: int = setting(32, "quantiles a critic", 1, 1000)
     balance_coef: float = setting(0.01, "weight of the gate's load balancing", 0.0, 100.0)
     prior_coef: float = setting(0.0, "pull of the policy towards the zero action", 0.0, 1000.0)
+    fqe_epochs: int = setting(
+        0, "best epochs on validation that fitted Q evaluation judges at the end", 0, 1000
+    )
+    fqe_steps: int = setting(1000, "gradient steps of that for each of them", 1, 10_000_000)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.messages import shown
+from finflow_sb3.messages import one_line, remedy, shown
 
 __all__ = [
     "date",
     "device",
     "ent_coef",
+    "names_among",
     "not_empty",
     "risk_measure",
     "risk_parts",
@@ -48,6 +50,29 @@ def not_empty(value: Any) -> Any:
     if not value:
         raise ConfigError("is empty; name at least one")
     return value
+
+
+def names_among(known: tuple[str, ...], flag: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """A form: one or more of the `known` names.
+
+    Parameters
+    ----------
+    flag : by which code of the user's own is named: settings are read from files, and nothing
+        that is read is run
+    """
+
+    def form(value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in not_empty(value):
+            if ":" in name:
+                raise ConfigError(
+                    f"{shown(name)} is code of your own, which settings can't name; give it as "
+                    f"{flag} {one_line(name)}"
+                )
+            if name not in known:
+                raise ConfigError(f"{shown(name)} is not known; {remedy(name, known)}")
+        return value
+
+    return form
 
 
 def risk_measure(value: str) -> str:

@@ -15,6 +15,7 @@ from finflow_sb3.evaluation.report import ReportInput, ReportMarket, write_repor
 from finflow_sb3.market.summary import SURVIVORSHIP_NOTE
 from finflow_sb3.opening import open_market
 from finflow_sb3.results import Evaluated, Watch
+from finflow_sb3.run_notes import noted_ranking
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.training.trained import load_policy
 
@@ -94,6 +95,7 @@ def _report(
         command=folder.command(),
         cash_rate=prices.cash_rate[span.start + 1 : span.stop],
         extra=_chosen(policy.facts),
+        pretraining=noted_ranking(folder),
     )
 
 

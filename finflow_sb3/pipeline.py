@@ -44,7 +44,13 @@ from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefac
 from finflow_sb3.pretrain.run import run_offline, start_offline
 from finflow_sb3.pretraining_record import pretraining_record
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan
+from finflow_sb3.run_notes import (
+    PLAN,
+    copy_ranking,
+    note_dataset,
+    note_market,
+    note_plan,
+)
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.provenance import same_validation
@@ -259,7 +265,7 @@ def run_pretraining(
     device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
     started = start_offline(market, env, iql, seed, device, checkpoint)
     if checkpoint is not None and not same_validation(checkpoint, settings):
-        started.course.best = None
+        started.course.kept.clear()
     opened = pretraining_record(settings, folder, total, watch, checkpoint, stop_at)
     with going_on(folder, "pretrain"), opened as record:
         outcome = run_offline(
@@ -291,6 +297,7 @@ def finetune(
     with new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
+            copy_ranking(Path(str(pretrained)), folder)
         note_dataset(folder, dataset)
         note_market(folder, market)
         return run_finetuning(

@@ -164,5 +164,5 @@ def run_plain_pretraining(
     )
     record = pretraining_record(settings, folder, total, watch, checkpoint, stop_at)
     with record as open_record:
-        outcome = run_plain(dataset, iql, started, seed, **open_record.callbacks)
+        outcome = run_plain(dataset, iql, started, seed, device, **open_record.callbacks)
         return open_record.end(outcome, dataset.source, untrained={})

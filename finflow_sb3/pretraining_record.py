@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.config import Settings
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.pretrain.artefact import write_artefact
 from finflow_sb3.pretrain.course import Tensors
 from finflow_sb3.pretrain.run import PretrainOutcome
 from finflow_sb3.results import Pretrained, Watch
+from finflow_sb3.run_notes import forget_ranking, note_ranking
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.provenance import provenance
+from finflow_sb3.runs.status import StatusFile
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.recording import Recording, recording
 
@@ -33,6 +38,7 @@ class PretrainingRecord:
 
     settings: Settings
     folder: RunFolder
+    watch: Watch
     record: Recording
     callbacks: dict[str, Any]
 
@@ -42,6 +48,8 @@ class PretrainingRecord:
         """What the run has come to; its last entries are written."""
         validation = {} if outcome.best is None else outcome.best.validation
         self.record.status.stopping = not outcome.finished
+        if outcome.fqe is not None:
+            self._rank(outcome.fqe, len(outcome.epochs))
         if outcome.finished:
             self.record.log.hyperparameters(self.settings.flat(), validation)
         return Pretrained(
@@ -52,7 +60,18 @@ class PretrainingRecord:
             best_epoch=None if outcome.best is None else outcome.best.number,
             validation=validation,
             untrained=untrained,
+            fqe=outcome.fqe,
         )
+
+    def _rank(self, found: Ranking, epochs: int) -> None:
+        """Note what fitted Q evaluation found."""
+        note_ranking(self.folder, found)
+        judged, wanted = len(found.epochs), min(self.settings.iql.fqe_epochs, epochs)
+        if judged < wanted:
+            self.watch.remark(
+                f"Judged {judged} of {wanted} epochs: weights of the others were not kept, as "
+                "fqe_epochs was raised after they had ended."
+            )
 
 
 @contextmanager
@@ -71,7 +90,9 @@ def pretraining_record(
     total : gradient steps
     stop_at : stop with a checkpoint after this one
     """
+    keep_freed_memory()
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
+    forget_ranking(folder)
     if checkpoint is not None:
         store.go_on_from(checkpoint)
     with (
@@ -92,6 +113,13 @@ def pretraining_record(
                 lambda step: watch.progress("pretraining", step, total)
             ),
             "on_checkpoint": keep,
+            "on_fqe": partial(_evaluating, record.status, watch),
             "stop": lambda step: ask.asked or (stop_at is not None and step >= stop_at),
         }
-        yield PretrainingRecord(settings, folder, record, callbacks)
+        yield PretrainingRecord(settings, folder, watch, record, callbacks)
+
+
+def _evaluating(status: StatusFile, watch: Watch, done: int, total: int) -> None:
+    """Fitted Q evaluation goes on: the steps of pretraining stay what they are."""
+    status.update(status.total)
+    watch.progress("judging", done, total)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finflow_sb3.cqsac.seeding import SeedReport
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.pretrain.run import Epoch
 from finflow_sb3.training.monitor import Event
 
@@ -63,6 +64,7 @@ class Pretrained:
     best_epoch, validation : of what `best/` holds; None and empty before the first epoch ended.
         Without a market the last epoch, and its losses on held-out episodes
     untrained : the zero action's validation figures; empty without a market
+    fqe : the best epochs by fitted Q evaluation, where `fqe_epochs` asks for it
     """
 
     run: Path
@@ -72,6 +74,7 @@ class Pretrained:
     best_epoch: int | None
     validation: dict[str, float]
     untrained: dict[str, float]
+    fqe: Ranking | None = None
 
 
 @dataclass(frozen=True)

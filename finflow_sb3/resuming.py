@@ -38,7 +38,14 @@ from finflow_sb3.plain_pretraining import (
 )
 from finflow_sb3.pretrain.artefact import read_artefact
 from finflow_sb3.results import Collected, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.run_notes import NotedMarket, note_market, noted_dataset, noted_market, noted_plan
+from finflow_sb3.run_notes import (
+    NotedMarket,
+    note_market,
+    noted_dataset,
+    noted_market,
+    noted_plan,
+    noted_ranking,
+)
 from finflow_sb3.runs.checkpoints import (
     Checkpoint,
     CheckpointStore,
@@ -274,7 +281,8 @@ def _pretraining_is_done(folder: RunFolder) -> bool:
     checkpoints = CheckpointStore(folder.checkpoints).all()
     if not checkpoints:
         return False
-    return int(checkpoints[-1].name.rpartition("_")[2]) >= iql.epochs * iql.steps_per_epoch
+    learned = int(checkpoints[-1].name.rpartition("_")[2]) >= iql.epochs * iql.steps_per_epoch
+    return learned and (iql.fqe_epochs == 0 or noted_ranking(folder) is not None)
 
 
 # ------------------------------------------------------------------- opening a run again

@@ -10,6 +10,7 @@ import numpy as np
 
 from finflow_sb3.envs.observations import ObservedMarket, Scaler
 from finflow_sb3.errors import ArtefactError
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
@@ -21,12 +22,16 @@ from finflow_sb3.runs.folder import RunFolder
 __all__ = [
     "PLAN",
     "NotedMarket",
+    "copy_ranking",
+    "forget_ranking",
     "note_dataset",
     "note_market",
     "note_plan",
+    "note_ranking",
     "noted_dataset",
     "noted_market",
     "noted_plan",
+    "noted_ranking",
 ]
 
 DATASET = "dataset.txt"
@@ -37,6 +42,8 @@ PRICES = "prices.parquet"
 """The prices themselves."""
 MARKET = "market.json"
 """Layout, scaler and a hash of the prices; written last: with it a run has all that it needs."""
+RANKING = "fqe.json"
+"""Epochs by fitted Q evaluation: of a pretraining run, or of the one that a run was seeded by."""
 # Adjusted closes come rounded: returns of the same day differ by this much at most.
 SAME_RETURN = 1e-4
 
@@ -158,3 +165,31 @@ def noted_plan(folder: RunFolder) -> str:
     """What follows this run; `full` where nothing was noted."""
     noted = folder.path / PLAN
     return noted.read_text().strip() if noted.is_file() else "full"
+
+
+def note_ranking(folder: RunFolder, found: Ranking) -> None:
+    write_json(folder.path / RANKING, found.as_dict())
+
+
+def noted_ranking(folder: RunFolder) -> Ranking | None:
+    """Epochs of pretraining by fitted Q evaluation, where there was one.
+
+    Raises
+    ------
+    ArtefactError
+        If the file is damaged.
+    """
+    path = folder.path / RANKING
+    return Ranking.from_dict(read_json(path), str(path)) if path.is_file() else None
+
+
+def copy_ranking(pretrained: Path, folder: RunFolder) -> None:
+    """Note in a run what is noted in the one that seeded it."""
+    path = pretrained / RANKING
+    if path.is_file():
+        write_whole(folder.path / RANKING, path.read_bytes())
+
+
+def forget_ranking(folder: RunFolder) -> None:
+    """Pretraining goes on: what is noted would not be of its end."""
+    (folder.path / RANKING).unlink(missing_ok=True)

@@ -14,7 +14,17 @@ import pytest
 
 LAYERS = (
     ("errors",),
-    ("checks", "files", "manifests", "messages", "quiet", "stopping", "_version", "zoo_configs"),
+    (
+        "allocator",
+        "checks",
+        "files",
+        "manifests",
+        "messages",
+        "quiet",
+        "stopping",
+        "_version",
+        "zoo_configs",
+    ),
     ("yaml_text",),
     ("zoo_values",),
     ("config_fields", "config_forms"),

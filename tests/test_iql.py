@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from d3rlpy.algos.qlearning.torch.iql_impl import IQLImpl
+from d3rlpy.optimizers import AdamFactory
 from d3rlpy.torch_utility import TorchMiniBatch
 from learning_fixtures import TINY, artefact_of, random_box, small_dataset, trained_iql
 from markets import small_market
 
 from finflow_sb3.config import EnvSettings, IQLSettings
 from finflow_sb3.errors import ArtefactError
+from finflow_sb3.pretrain import iql as iql_module
 from finflow_sb3.pretrain.artefact import read_artefact, write_artefact
-from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
+from finflow_sb3.pretrain.iql import ExpertIQL, ExpertIQLImpl, make_iql
 from finflow_sb3.pretrain.run import run_offline
 
 CAP = 0.92
@@ -79,12 +82,53 @@ def test_value_loss_minimiser_is_the_expectile() -> None:
     assert float(v.grad) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_target_is_v_for_every_quantile(algo: ExpertIQL) -> None:
+class Peer(ExpertIQLImpl):
+    """What d3rlpy computes by itself, of the same networks."""
+
+    compute_critic_loss = IQLImpl.compute_critic_loss
+    compute_value_loss = IQLImpl.compute_value_loss
+    _compute_weight = IQLImpl._compute_weight
+
+    def compute_target(self, batch: TorchMiniBatch) -> torch.Tensor:
+        return super().compute_target(batch).expand(-1, TINY["n_quantiles"])
+
+
+class PeerIQL(ExpertIQL):
+    implementation = Peer
+
+
+@pytest.mark.parametrize("n_critics", [1, 3])
+def test_losses_are_d3rlpys(monkeypatch: pytest.MonkeyPatch, n_critics: int) -> None:
+    """On equal batches from equal weights, over updates of each with optimisers of its own."""
+    changes: dict[str, Any] = {"n_critics": n_critics, "balance_coef": 0.1, "prior_coef": 0.2}
+    ours = trained_iql(updates=10, **changes)
+    monkeypatch.setattr(iql_module, "ExpertIQL", PeerIQL)
+    monkeypatch.setattr(iql_module, "FusedAdamFactory", AdamFactory)
+    peer = trained_iql(updates=10, **changes)
+    assert isinstance(impl_of(peer), Peer)
+    for step in range(10, 20):
+        batch = mini_batch(seed=step)
+        mine, theirs = (impl_of(algo).update(batch, step) for algo in (ours, peer))
+        assert mine.keys() >= {"q_loss", "v_loss", "actor_loss"}
+        for name, loss in theirs.items():
+            assert mine[name] == pytest.approx(loss, rel=1e-5, abs=1e-5), name
+
+
+def test_taking_observations_apart_changes_nothing(algo: ExpertIQL) -> None:
+    """Networks give the same for an observation and for what it was taken apart into."""
+    whole, modules = mini_batch(), algo.modules
+    parts = algo.experts.view(whole.observations)
+    assert torch.equal(modules.policy(parts).mu, modules.policy(whole.observations).mu)
+    assert torch.equal(modules.value_func(parts), modules.value_func(whole.observations))
+    for critic in modules.q_funcs:
+        mine = critic(parts, whole.actions).quantiles
+        assert torch.equal(mine, critic(whole.observations, whole.actions).quantiles)
+
+
+def test_target_is_v_of_what_follows(algo: ExpertIQL) -> None:
     batch = mini_batch()
     target = impl_of(algo).compute_target(batch)
-    value = algo.modules.value_func(batch.next_observations)
-    assert target.shape == (6, TINY["n_quantiles"])
-    torch.testing.assert_close(target, value.expand(-1, TINY["n_quantiles"]))
+    torch.testing.assert_close(target, algo.modules.value_func(batch.next_observations))
     assert not target.requires_grad
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "invert_anchor",
     "invert_drift",
     "invert_softmax",
+    "nearest_on_simplex",
     "simplex_least_squares",
     "softmax_target",
     "tilted_mixture",
@@ -190,6 +191,15 @@ def simplex_least_squares(points: Float, weights: Float) -> Float:
     if len(outside):
         best[outside] = _best_support(gram[outside], dot[outside])
     return _normalised(np.maximum(best, 0.0))
+
+
+def nearest_on_simplex(points: Float) -> Float:
+    """The weights nearest to `points` [B, m] in Euclidean distance (Duchi et al. 2008)."""
+    falling = -np.sort(-points, axis=1)
+    count = np.arange(1, points.shape[1] + 1)
+    excess = (np.cumsum(falling, axis=1) - 1.0) / count
+    last = np.sum(falling > excess, axis=1, keepdims=True) - 1
+    return _normalised(np.maximum(points - np.take_along_axis(excess, last, axis=1), 0.0))
 
 
 def _best_support(gram: Float, dot: Float) -> Float:

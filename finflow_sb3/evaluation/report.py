@@ -18,6 +18,7 @@ from finflow_sb3.evaluation import plots
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures, sharpe_difference
 from finflow_sb3.evaluation.plot_style import label, png_bytes
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_page import number, render
 from finflow_sb3.evaluation.report_template import picture
 from finflow_sb3.files import write_whole
@@ -60,6 +61,7 @@ class ReportInput:
     cash_rate : simple daily rate on each day of the curves, shape [D]; None stands for 0
     notes : remarks, one sentence each
     extra : further facts, name → value
+    pretraining : its best epochs, judged without a market; None where they were not
     """
 
     title: str
@@ -73,6 +75,7 @@ class ReportInput:
     cash_rate: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    pretraining: Ranking | None = None
 
     def __post_init__(self) -> None:
         lags = [c.execution_lag for c in self.policy]
@@ -261,6 +264,7 @@ def _json(
         "curves": curves,
         "notes": report.notes,
         "extra": report.extra,
+        "pretraining": None if report.pretraining is None else report.pretraining.as_dict(),
         "settings": report.settings,
     }
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)

@@ -67,6 +67,7 @@ def render(
         ),
         pictures="\n".join(pictures),
         splits=_splits(report),
+        pretraining=_pretraining(report),
         facts=template.pairs_table(_facts(report)),
         notes=template.notes_list(report.notes),
         settings=template.settings_block(report.settings),
@@ -126,6 +127,36 @@ def _splits(report: ReportInput) -> str:
     )
 
 
+def _pretraining(report: ReportInput) -> str:
+    """The best epochs with both judgements, the one that validation chose first."""
+    found = report.pretraining
+    if found is None:
+        return ""
+    rows = [
+        template.Row(
+            f"Epoch {each.epoch:,}",
+            (
+                number(each.value, "figure"),
+                "–" if each.error is None else number(each.error, "figure"),
+                "–" if each.sharpe is None else number(each.sharpe, "figure"),
+            ),
+            policy=place == 0,
+        )
+        for place, each in enumerate(found.epochs)
+    ]
+    columns = ("Value", "Its error", "Validation Sharpe")
+    about = (
+        "Value: discounted sum of rewards from an episode's start, estimated from the offline data "
+        f"alone (fitted Q evaluation, {found.steps:,} steps, γ {found.gamma:g})."
+    )
+    return (
+        "<h2>Pretraining</h2>"
+        f'<p class="muted">{escape(about)}</p>'
+        f"{template.measures_table(columns, {'Best on validation': rows}, first='Policy of')}"
+        f"<p>{escape(found.sentence())}</p>"
+    )
+
+
 def _facts(report: ReportInput) -> list[tuple[str, Any]]:
     market = report.market
     assets = ", ".join(market.assets[:30])
@@ -148,6 +179,7 @@ def number(value: float, kind: str) -> str:
         "percent": f"{100 * value:.1f} %",
         "fine": f"{100 * value:.2f} %",
         "ratio": f"{value:.2f}",
+        "figure": f"{value:.3f}",
         "times": f"{value:.1f} ×",
         "plain": f"{value:.4f}" if abs(value) < 0.1 else f"{value:.2f}",
     }[kind]

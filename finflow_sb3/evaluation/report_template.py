@@ -135,6 +135,7 @@ $table
 <h2>Pictures</h2>
 <p class="muted">On the test split, after costs, at lag 0.</p>
 $pictures
+$pretraining
 <h2>Periods</h2>
 $splits
 <h2>Market and run</h2>

@@ -97,7 +97,8 @@ def parse_numbers(
     raw : cells as they were read
     column : position of the column
     days : shape [rows], for messages
-    kind : ``volume`` may be zero, ``cash_rate`` may be negative, any other is a price
+    kind : ``volume`` and ``weight`` may be zero, ``cash_rate`` may be negative, any other is a
+        price
     symbol : asset of a row, for messages in long form
 
     Raises
@@ -107,6 +108,7 @@ def parse_numbers(
     """
     cells = raw.cells[column]
     values, text = _to_float(cells)
+    otherwise = "" if kind == "weight" else ", or leave it empty if the day had no trade"
 
     def refuse(bad: NDArray[np.bool_], what: Callable[[int], str]) -> None:
         if bad.any():
@@ -114,13 +116,13 @@ def parse_numbers(
             of = "" if symbol is None else f" of {symbol(i)!r}"
             raise DataError(
                 f"{raw.name}: column {raw.columns[column]!r}{of}, {raw.row(i)} ({days[i]}): "
-                f"{what(i)}; correct the cell, or leave it empty if the day had no trade"
+                f"{what(i)}; correct the cell{otherwise}"
             )
 
     refuse(text, lambda i: f"{str(cells.iloc[i])!r} is not a number")
     refuse(np.isinf(values), lambda i: f"{values[i]} is not a finite number")
-    if kind == "volume":
-        refuse(values < 0, lambda i: f"volume {values[i]} is negative")
+    if kind in ("volume", "weight"):
+        refuse(values < 0, lambda i: f"{kind} {values[i]} is negative")
     elif kind != "cash_rate":
         refuse(values <= 0, lambda i: f"price {values[i]} is not positive")
     return values

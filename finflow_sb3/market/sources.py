@@ -23,7 +23,7 @@ from finflow_sb3.market.yahoo import PREFIX, download
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["list_sources", "load_prices", "write_prices"]
+__all__ = ["EMBEDDED", "list_sources", "load_prices", "write_prices"]
 
 EMBEDDED = "us20"
 OPTIONAL = ("open", "high", "low", "volume", "raw_close")

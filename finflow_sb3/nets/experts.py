@@ -107,6 +107,10 @@ class LayoutExperts(nn.Module):
         _start_at_zero(self.score, 1)
         _start_at_zero(self.gate_head, k)
 
+    def view(self, obs: Tensor | Tokens) -> Tokens:
+        """Observations taken apart, for all networks of the same layout that see them."""
+        return self.tokens.view(obs)
+
     def forward(self, obs: Tensor | Tokens) -> PolicyOutput:
         tokens, context = self.tokens.view(obs)
         logits, gate_log_std = self._gate(tokens, context).chunk(2, dim=1)
@@ -136,12 +140,16 @@ class LayoutExperts(nn.Module):
     def _scores(self, tokens: Tensor, context: Tensor) -> Tensor:
         """[K, B, n+1, 2]: tilt mean and log σ of every expert for every token."""
         mask: Any = self.mask
-        seen = nn.functional.linear(tokens, self.look.weight * mask, self.look.bias)
-        hidden = seen + self.look_context(context)[:, None, :]
-        batch, count, _ = hidden.shape
-        hidden = hidden.view(batch * count, self.n_experts, self.hidden).transpose(0, 1)
-        scores: Tensor = self.score(self.thought(self.think(self.looked(hidden))))
-        return scores.view(self.n_experts, batch, count, 2)
+        (batch, count, _), k, width = tokens.shape, self.n_experts, self.hidden
+        # Experts come first from the first layer on: nothing has to be moved between the layers.
+        weight = (self.look.weight * mask).view(k, width, -1).transpose(1, 2)
+        flat = tokens.reshape(1, batch * count, -1).expand(k, -1, -1)
+        seen = torch.bmm(flat, weight).view(k, batch, count, width)
+        around = (self.look_context(context) + self.look.bias).view(batch, k, width)
+        hidden = self.looked(seen + around.transpose(0, 1)[:, :, None])
+        hidden = hidden.view(k, batch * count, width)
+        scores: Tensor = self.score(self.thought(self.think(hidden)))
+        return scores.view(k, batch, count, 2)
 
     def _gate(self, tokens: Tensor, context: Tensor) -> Tensor:
         """[B, 2K]: logits and log σ of the gate."""
@@ -176,6 +184,10 @@ class FlatExperts(nn.Module):
             Hidden(gate_hidden, None, form),
             nn.Linear(gate_hidden, n_experts),
         )
+
+    def view(self, obs: Tensor) -> Tensor:
+        """Observations as they are: there is nothing to take apart."""
+        return obs
 
     def forward(self, obs: Tensor) -> PolicyOutput:
         shared = obs[None].expand(self.n_experts, -1, -1)

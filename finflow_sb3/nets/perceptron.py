@@ -24,6 +24,10 @@ class PerceptronPolicy(nn.Module):
         self.mu = nn.Linear(widths[-1], action_size)
         self.log_std = nn.Linear(widths[-1], action_size)
 
+    def view(self, obs: Tensor) -> Tensor:
+        """Observations as they are: there is nothing to take apart."""
+        return obs
+
     def forward(self, obs: Tensor) -> PolicyOutput:
         hidden = self.latent_pi(obs)
         log_std = self.log_std(hidden).clamp(LOG_STD_MIN, LOG_STD_MAX)

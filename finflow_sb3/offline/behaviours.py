@@ -1,26 +1,39 @@
 """Known allocation rules, whose episodes are the offline data.
 
 A rule maps what is known at a row to target weights; all members of a batch that follow it are
-computed together. Rules read prices at or before the row only.
+computed together. Rules read prices at or before the row only. A rule is added by writing it
+here, with its name in `config.BEHAVIOURS`; a user's own come from `offline.own_rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.config import BEHAVIOURS
 from finflow_sb3.envs.batch import PortfolioBatch
+from finflow_sb3.offline.own_rules import OwnRule
 
-__all__ = ["RuleBook"]
+__all__ = ["RULES", "RuleBook"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
+Rule = Callable[["RuleBook", Int], Float]
+"""Target weights [M, n+1] of M members of a batch, who are given by their places in it."""
 
 GATE_STEP = 0.15
 TILT = 0.5
+
+RULES: dict[str, Rule] = {}
+"""The rules by the name that settings call them by."""
+
+
+def rule(function: Rule) -> Rule:
+    """Have a rule under its own name in `RULES`."""
+    RULES[function.__name__] = function
+    return function
 
 
 class RuleBook:
@@ -29,12 +42,19 @@ class RuleBook:
     Parameters
     ----------
     batch : the portfolios
-    rules : shape [B], index into `BEHAVIOURS` of each portfolio's rule
+    rules : shape [B], index into `BEHAVIOURS`, followed by `own`, of each portfolio's rule
     rng : draws the rules' parameters and their walks
+    own : rules of the user's own
     """
 
-    def __init__(self, batch: PortfolioBatch, rules: Int, rng: np.random.Generator):
-        self.batch, self.rules, self.rng = batch, rules, rng
+    def __init__(
+        self,
+        batch: PortfolioBatch,
+        rules: Int,
+        rng: np.random.Generator,
+        own: Sequence[OwnRule] = (),
+    ):
+        self.batch, self.rules, self.rng, self.own = batch, rules, rng, tuple(own)
         k = len(batch.market.anchors.names)
         b = batch.n_envs
         self.anchor = rng.integers(k, size=b)
@@ -45,16 +65,6 @@ class RuleBook:
         log_close = np.log(batch.market.prices.close)
         self.slow = _standard(_trailing(log_close, 252, 21))
         self.fast = _standard(_trailing(log_close, 21, 0))
-        self._targets: dict[str, Callable[[Int], Float]] = {
-            "anchor": self._anchor,
-            "mixture": self._mixture,
-            "gate_walk": self._gate_walk,
-            "momentum_tilt": self._momentum_tilt,
-            "contrarian": self._contrarian,
-            "equal_weight": self._equal_weight,
-            "buy_and_hold": self._buy_and_hold,
-            "cash_heavy": self._cash_heavy,
-        }
 
     def targets(self) -> Float:
         """Target weights [B, n+1] of every portfolio's rule at its present row."""
@@ -62,51 +72,80 @@ class RuleBook:
         for index, name in enumerate(BEHAVIOURS):
             members = np.flatnonzero(self.rules == index)
             if len(members):
-                out[members] = self._targets[name](members)
+                out[members] = RULES[name](self, members)
+        for index, own in enumerate(self.own, start=len(BEHAVIOURS)):
+            for member in np.flatnonzero(self.rules == index):
+                out[member] = own.target(self.batch, int(member))
         return out
 
-    def _anchors(self, members: Int) -> Float:
+    def anchors(self, members: Int) -> Float:
+        """Every anchor's weights at the members' rows, shape [M, K, n+1]."""
         return self.batch.market.anchors.at(self.batch.row[members])
 
-    def _mixed(self, members: Int, shares: Float) -> Float:
-        return np.asarray((shares[:, :, None] * self._anchors(members)).sum(axis=1))
+    def mixed(self, members: Int, shares: Float) -> Float:
+        """Mixtures of the anchors by shares [M, K]."""
+        return np.asarray((shares[:, :, None] * self.anchors(members)).sum(axis=1))
 
-    def _anchor(self, members: Int) -> Float:
-        return self._anchors(members)[np.arange(len(members)), self.anchor[members]]
-
-    def _mixture(self, members: Int) -> Float:
-        return self._mixed(members, self.mixture[members])
-
-    def _gate_walk(self, members: Int) -> Float:
-        step = self.rng.normal(0.0, GATE_STEP, size=(len(members), self.logits.shape[1]))
-        self.logits[members] = 0.995 * self.logits[members] + step
-        shares = np.exp(self.logits[members])
-        return self._mixed(members, shares / shares.sum(axis=1, keepdims=True))
-
-    def _tilted(self, members: Int, scores: Float) -> Float:
-        """The anchors' average, tilted by scores of the assets."""
-        average = self._anchors(members).mean(axis=1)
+    def tilted(self, members: Int, scores: Float) -> Float:
+        """The anchors' average, tilted by scores [M, n] of the assets."""
+        average = self.anchors(members).mean(axis=1)
         power = TILT * self.strength[members, None] * scores
         average[:, :-1] *= np.exp(power)
         return np.asarray(average / average.sum(axis=1, keepdims=True))
 
-    def _momentum_tilt(self, members: Int) -> Float:
-        return self._tilted(members, self.slow[self.batch.row[members]])
 
-    def _contrarian(self, members: Int) -> Float:
-        return self._tilted(members, -self.fast[self.batch.row[members]])
+@rule
+def anchor(book: RuleBook, members: Int) -> Float:
+    """One anchor alone, drawn for each episode."""
+    return book.anchors(members)[np.arange(len(members)), book.anchor[members]]
 
-    def _equal_weight(self, members: Int) -> Float:
-        n = self.batch.held.shape[1] - 1
-        return np.tile(np.append(np.full(n, 1.0 / n), 0.0), (len(members), 1))
 
-    def _buy_and_hold(self, members: Int) -> Float:
-        return self.batch.held[members]
+@rule
+def mixture(book: RuleBook, members: Int) -> Float:
+    """A mixture of the anchors, drawn for each episode."""
+    return book.mixed(members, book.mixture[members])
 
-    def _cash_heavy(self, members: Int) -> Float:
-        invested = self._anchors(members).mean(axis=1) * (1.0 - self.cash[members, None])
-        invested[:, -1] += self.cash[members]
-        return np.asarray(invested)
+
+@rule
+def gate_walk(book: RuleBook, members: Int) -> Float:
+    """A mixture of the anchors that changes slowly, by chance."""
+    step = book.rng.normal(0.0, GATE_STEP, size=(len(members), book.logits.shape[1]))
+    book.logits[members] = 0.995 * book.logits[members] + step
+    shares = np.exp(book.logits[members])
+    return book.mixed(members, shares / shares.sum(axis=1, keepdims=True))
+
+
+@rule
+def momentum_tilt(book: RuleBook, members: Int) -> Float:
+    """More of what rose over twelve months but the last."""
+    return book.tilted(members, book.slow[book.batch.row[members]])
+
+
+@rule
+def contrarian(book: RuleBook, members: Int) -> Float:
+    """Less of what rose over the last month."""
+    return book.tilted(members, -book.fast[book.batch.row[members]])
+
+
+@rule
+def equal_weight(book: RuleBook, members: Int) -> Float:
+    """The same of every asset, no cash."""
+    n = book.batch.held.shape[1] - 1
+    return np.tile(np.append(np.full(n, 1.0 / n), 0.0), (len(members), 1))
+
+
+@rule
+def buy_and_hold(book: RuleBook, members: Int) -> Float:
+    """What is held, wherever it has drifted."""
+    return book.batch.held[members]
+
+
+@rule
+def cash_heavy(book: RuleBook, members: Int) -> Float:
+    """The anchors' average with much cash beside it."""
+    invested = book.anchors(members).mean(axis=1) * (1.0 - book.cash[members, None])
+    invested[:, -1] += book.cash[members]
+    return np.asarray(invested)
 
 
 def _trailing(log_close: Float, window: int, skip: int) -> Float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ from finflow_sb3.offline.behaviours import RuleBook
 from finflow_sb3.offline.dataset import Head, OfflineDataset
 from finflow_sb3.offline.dataset_checks import Sizes
 from finflow_sb3.offline.dataset_file import new_dataset, read_dataset
+from finflow_sb3.offline.own import NOTHING, Own
+from finflow_sb3.offline.own_rules import OwnRule
 from finflow_sb3.offline.parts import Parts
+from finflow_sb3.offline.playing import Recorder, nearest_action
+from finflow_sb3.offline.record import record_waves
 from finflow_sb3.offline.waves import Wave, pieces
 from finflow_sb3.stopping import stop_on_signal
 
@@ -33,10 +38,6 @@ __all__ = [
 ]
 
 VERSION = 5
-# Recorded actions stay off the corners of the box: there a squashed Gaussian has to put its mean
-# at infinity, and a few such actions drag a whole policy along.
-LARGEST_ACTION = 0.95
-GATE_FLOOR = 0.08
 # Waves are kept on disk whenever they have come to so many: what a killed process loses.
 PART_TRANSITIONS = 1 << 17
 Progress = Callable[[int, int], None]
@@ -47,7 +48,11 @@ class CollectionStopped(KeyboardInterrupt):
 
 
 def dataset_key(
-    market: ObservedMarket, env: EnvSettings, collect: CollectSettings, seed: int
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    own: Own = NOTHING,
 ) -> str:
     """A hash of everything that a dataset depends on."""
     return content_key(
@@ -61,6 +66,7 @@ def dataset_key(
         dataclasses.asdict(env),
         dataclasses.asdict(collect),
         seed,
+        *([own.as_dict()] if own.names else []),
     )
 
 
@@ -70,17 +76,22 @@ def cached_dataset(
     collect: CollectSettings,
     seed: int,
     on_progress: Progress | None = None,
+    own: Own = NOTHING,
 ) -> tuple[OfflineDataset, Path]:
     """The dataset of these settings, from the cache or collected now.
 
-    A collection that was stopped or killed goes on where it was.
+    A collection that was stopped or killed goes on where it was. Of a rule of the user's own the
+    key holds the text of the file that it stands in.
 
     Raises
     ------
     CollectionStopped
         If a signal stops it; what was collected is kept.
+    ConfigError
+        If a rule of the user's own has no such file.
     """
-    path = cache_folder() / "datasets" / f"{dataset_key(market, env, collect, seed)}.h5"
+    own.require_known()
+    path = cache_folder() / "datasets" / f"{dataset_key(market, env, collect, seed, own)}.h5"
     if path.exists():
         try:
             return read_dataset(path), path
@@ -88,10 +99,10 @@ def cached_dataset(
             path.unlink()  # an unreadable cache entry is as good as none
     parts = Parts(path)
     try:
-        dataset = collect_file(market, env, collect, seed, parts, path, on_progress)
+        dataset = collect_file(market, env, collect, seed, parts, path, on_progress, own)
     except ArtefactError:
         parts.remove()  # and so are parts of one
-        dataset = collect_file(market, env, collect, seed, parts, path, on_progress)
+        dataset = collect_file(market, env, collect, seed, parts, path, on_progress, own)
     parts.remove()
     return dataset, path
 
@@ -104,6 +115,7 @@ def collect_file(
     parts: Parts,
     path: Path,
     on_progress: Progress | None = None,
+    own: Own = NOTHING,
 ) -> OfflineDataset:
     """`collect_dataset` into a file, which is then mapped.
 
@@ -123,12 +135,12 @@ def collect_file(
     StorageError
         If the disk is full.
     """
-    _collect_parts(market, env, collect, seed, parts, on_progress)
-    rules = _rules(collect)
-    head = _head(market, env, collect, seed)
-    sizes = Sizes(len(market.rows), parts.transitions(), len(rules), len(head.behaviours))
+    _collect_parts(market, env, collect, seed, parts, on_progress, own)
+    behaviour = own.behaviour_of_episodes(collect, env)
+    head = _head(market, env, collect, seed, own)
+    sizes = Sizes(len(market.rows), parts.transitions(), len(behaviour), len(head.behaviours))
     with new_dataset(path, head, sizes) as add:
-        add({"market_rows": market.rows, "behaviour": rules})
+        add({"market_rows": market.rows, "behaviour": behaviour})
         for piece in pieces(parts.waves()):
             add(piece)
     return read_dataset(path)
@@ -140,22 +152,23 @@ def collect_dataset(
     collect: CollectSettings,
     seed: int,
     on_progress: Progress | None = None,
+    own: Own = NOTHING,
 ) -> OfflineDataset:
     """Episodes of all rules in equal shares, on the training split; in memory.
 
     Parameters
     ----------
     on_progress : called with (episodes done, episodes)
+    own : rules that take turns with those of the settings, and records that follow them
     """
-    waves = _waves(market, env, collect, np.random.default_rng(seed), 0, on_progress)
+    waves = _waves(market, env, collect, np.random.default_rng(seed), 0, on_progress, own)
     found = list(pieces(waves))
     arrays: dict[str, Any] = {
         name: np.concatenate([piece[name] for piece in found]) for name in found[0]
     }
-    head = _head(market, env, collect, seed)
-    return OfflineDataset(
-        **vars(head), **arrays, market_rows=market.rows, behaviour=_rules(collect)
-    )
+    head = _head(market, env, collect, seed, own)
+    behaviour = own.behaviour_of_episodes(collect, env)
+    return OfflineDataset(**vars(head), **arrays, market_rows=market.rows, behaviour=behaviour)
 
 
 def _collect_parts(
@@ -165,13 +178,14 @@ def _collect_parts(
     seed: int,
     parts: Parts,
     on_progress: Progress | None,
+    own: Own,
 ) -> None:
     """Have all waves of a collection on disk."""
     rng = np.random.default_rng(seed)
     done = parts.restore(rng)
     waves: list[Wave] = []
     with stop_on_signal() as stop:
-        for wave in _waves(market, env, collect, rng, done, on_progress):
+        for wave in _waves(market, env, collect, rng, done, on_progress, own):
             waves.append(wave)
             if stop.asked or _transitions(waves) >= PART_TRANSITIONS:
                 parts.add(waves, done, rng)
@@ -193,20 +207,28 @@ def _waves(
     rng: np.random.Generator,
     done: int,
     on_progress: Progress | None,
+    own: Own,
 ) -> Iterator[Wave]:
-    """The waves after the first `done`."""
-    rules, size = _rules(collect), collect.n_envs
-    for start in range(done * size, collect.episodes, size):
-        wave = _one_wave(market, env, rules[start : start + size], collect, rng)
+    """The waves after the first `done`: of rules, then of records."""
+    rules, size = own.rule_of_episodes(collect), collect.n_envs
+    total = len(own.behaviour_of_episodes(collect, env))
+    starts = range(0, len(rules), size)
+    of_rules = (
+        _one_wave(market, env, rules[start : start + size], collect, rng, own.rules)
+        for start in starts[done:]
+    )
+    of_records = itertools.chain.from_iterable(
+        record_waves(market, env, each, size) for each in own.replays
+    )
+    played = min(done * size, len(rules))
+    # Records draw nothing: those that are kept already can be played once more.
+    for place, wave in enumerate(itertools.chain(of_rules, of_records), min(done, len(starts))):
+        played += len(wave["lengths"])
+        if place < done:
+            continue
         if on_progress is not None:
-            on_progress(min(start + size, collect.episodes), collect.episodes)
+            on_progress(played, total)
         yield wave
-
-
-def _rules(collect: CollectSettings) -> NDArray[np.int32]:
-    """Every episode's rule, as an index into `BEHAVIOURS`; shape [E]."""
-    order = [BEHAVIOURS.index(name) for name in collect.behaviours]
-    return np.resize(np.array(order, dtype=np.int32), collect.episodes)
 
 
 def _one_wave(
@@ -215,50 +237,35 @@ def _one_wave(
     rules: NDArray[np.int32],
     collect: CollectSettings,
     rng: np.random.Generator,
+    own: tuple[OwnRule, ...] = (),
 ) -> Wave:
     """One episode of each of B portfolios; arrays [B, L, ...] and their lengths."""
     seeds = [int(s) for s in rng.integers(2**31, size=len(rules))]
     batch = PortfolioBatch(market, market.splits.train, len(rules), env, seeds=list(seeds))
     batch.reset()
-    book = RuleBook(batch, rules.astype(np.int64), rng)
-    length = batch.episode_length
-    first_row = batch.row.copy()
-    states = [batch.portfolio_block()]
-    actions, rewards, distances = [], [], []
-    terminated = np.zeros(len(rules), dtype=bool)
-    lengths = np.zeros(len(rules), dtype=np.int64)
-    for _ in range(length):
+    book = RuleBook(batch, rules.astype(np.int64), rng, own)
+    recorder = Recorder(batch)
+    for _ in range(batch.episode_length):
         wanted = book.targets()
         noise = rng.normal(0.0, collect.noise, size=(len(rules), market.layout.action_size))
-        action = batch.invert(wanted, GATE_FLOOR) + noise
-        action = np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32)
-        distances.append(0.5 * np.abs(batch.target(action) - wanted).sum(axis=1))
-        out = batch.step(action)
-        lengths += ~terminated
-        terminated |= out.terminated
-        states.append(batch.portfolio_block())
-        actions.append(action)
-        rewards.append(out.rewards)
-    return {
-        "first_row": first_row,
-        "lengths": lengths,
-        "terminal": terminated,
-        "states": np.stack(states, axis=1),
-        "action": np.stack(actions, axis=1),
-        "reward": np.stack(rewards, axis=1),
-        "distance": np.stack(distances, axis=1).astype(np.float32),
-    }
+        action = nearest_action(batch, wanted, noise)
+        recorder.distances.append(0.5 * np.abs(batch.target(action) - wanted).sum(axis=1))
+        recorder.step(action)
+    return recorder.wave()
 
 
-def _head(market: ObservedMarket, env: EnvSettings, collect: CollectSettings, seed: int) -> Head:
+def _head(
+    market: ObservedMarket, env: EnvSettings, collect: CollectSettings, seed: int, own: Own
+) -> Head:
     settings = {
         "env": dataclasses.asdict(env),
         "collect": dataclasses.asdict(collect),
         "market": dataclasses.asdict(market.settings),
         "source": market.prices.source,
         "seed": seed,
+        **({"own": own.as_dict()} if own.names else {}),
     }
-    return Head(market.layout, market.scaler, BEHAVIOURS, settings)
+    return Head(market.layout, market.scaler, (*BEHAVIOURS, *own.names), settings)
 
 
 def require_fit(

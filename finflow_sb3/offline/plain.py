@@ -112,6 +112,12 @@ class Part:
     def __len__(self) -> int:
         return len(self.index)
 
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """With which of them episodes begin."""
+        episode = self.whole.episode[self.index.numpy()]
+        return np.flatnonzero(np.diff(episode, prepend=-1))
+
     def gather(self, index: torch.Tensor) -> TransitionBatch:
         return self.whole.gather(self.index.index_select(0, index))
 

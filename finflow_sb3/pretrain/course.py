@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from finflow_sb3.runs.random_state import (
     restore_optimizer,
 )
 
-__all__ = ["Course", "Epoch", "Tensors", "capture", "restore"]
+__all__ = ["Course", "Epoch", "Kept", "Tensors", "capture", "restore", "sharpe_of"]
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -40,6 +41,18 @@ class Epoch:
     gates: tuple[float, ...] = ()
 
 
+def sharpe_of(epoch: Epoch) -> float:
+    """The validation Sharpe."""
+    return epoch.validation["sharpe"]
+
+
+class Kept(NamedTuple):
+    """An epoch, and the artefact's weights at its end."""
+
+    epoch: Epoch
+    weights: dict[str, Tensor]
+
+
 @dataclass
 class Course:
     """What pretraining has come to, besides the networks.
@@ -49,15 +62,35 @@ class Course:
     step : gradient steps done
     totals : losses of the present epoch, added up, each with the number of steps that had it
     epochs : those that have ended
-    best : the one with the best validation Sharpe
-    best_weights : the artefact's weights at its end
+    kept : the best ones, by validation Sharpe where there is a market, and their weights; the best
+        first
     """
 
     step: int = 0
     totals: dict[str, tuple[float, int]] = field(default_factory=dict)
     epochs: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    kept: list[Kept] = field(default_factory=list, repr=False)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The best one."""
+        return self.kept[0].epoch if self.kept else None
+
+    def keep(
+        self,
+        epoch: Epoch,
+        weights: Callable[[], dict[str, Tensor]],
+        room: int,
+        score: Callable[[Epoch], float] = sharpe_of,
+    ) -> None:
+        """Keep an epoch and its weights if its score is among the `room` best; an equal one stays
+        behind an earlier one.
+        """
+        better = [score(epoch) > score(other.epoch) for other in self.kept]
+        place = better.index(True) if True in better else len(better)
+        if place < room:
+            self.kept.insert(place, Kept(epoch, weights()))
+        del self.kept[room:]
 
     def add(self, losses: dict[str, float]) -> None:
         """Count a gradient step with its losses."""
@@ -80,7 +113,7 @@ def capture(
     random_tensors, random_plain = global_random_state()
     tensors: Tensors = {
         "random": {**random_tensors, "batches": generator.get_state()},
-        "best": course.best_weights,
+        **{f"kept_{place}": each.weights for place, each in enumerate(course.kept)},
     }
     for name, module in learner.torch_modules().items():
         tensors[name] = dict(module.state_dict())
@@ -91,7 +124,7 @@ def capture(
         "step": course.step,
         "totals": course.totals,
         "epochs": [dataclasses.asdict(epoch) for epoch in course.epochs],
-        "best": None if course.best is None else course.best.number,
+        "kept": [each.epoch.number for each in course.kept],
         "optimizers": groups,
         "random": random_plain,
     }
@@ -125,8 +158,10 @@ def _restore(learner: Learner, generator: torch.Generator, checkpoint: Checkpoin
         step=int(state["step"]),
         totals={name: (total, int(n)) for name, (total, n) in state["totals"].items()},
         epochs=epochs,
-        best=None if state["best"] is None else epochs[int(state["best"]) - 1],
-        best_weights=dict(tensors["best"]),
+        kept=[
+            Kept(epochs[int(number) - 1], dict(tensors[f"kept_{place}"]))
+            for place, number in enumerate(state["kept"])
+        ],
     )
 
 

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from d3rlpy.algos import IQL, IQLConfig
 from d3rlpy.algos.qlearning.torch.ddpg_impl import DDPGBaseActorLoss
-from d3rlpy.algos.qlearning.torch.iql_impl import IQLImpl, IQLModules
+from d3rlpy.algos.qlearning.torch.iql_impl import IQLCriticLoss, IQLImpl, IQLModules
 from d3rlpy.models.builders import create_continuous_q_function, create_value_function
 from d3rlpy.models.q_functions import QRQFunctionFactory
+from d3rlpy.models.torch.q_functions.utility import compute_quantile_loss
 from d3rlpy.torch_utility import TorchMiniBatch
 from torch import Tensor
 
@@ -39,19 +40,36 @@ __all__ = ["ExpertIQL", "make_iql"]
 
 
 class ExpertIQLImpl(IQLImpl):
-    """IQL's equations where they differ from d3rlpy's: target, policy likelihood, balance."""
+    """IQL's equations where they differ from d3rlpy's: policy likelihood, balance, prior; and
+    where d3rlpy's compute something twice.
+    """
 
     balance_coef: float = 0.0
     prior_coef: float = 0.0
-    n_quantiles: int = 32
     _target_q: Tensor
 
-    def compute_target(self, batch: TorchMiniBatch) -> Tensor:
-        """V(s') for every quantile, [B, N]: the critic's return distribution is that of one
-        reward on top of a known value.
+    def compute_critic_loss(self, batch: TorchMiniBatch, q_tpn: Tensor) -> IQLCriticLoss:
+        """Quantile Huber loss of every critic towards r + γ·V(s'), and V's loss (eq. 5, 6).
+
+        The critic's return distribution is that of one reward on top of a known value: d3rlpy's
+        loss of N quantiles against one target [B, 1], where N equal ones would cost N times it.
         """
-        value = super().compute_target(batch)
-        return value.expand(-1, self.n_quantiles)
+        q_loss = batch.rewards.new_zeros(())
+        for critic in self._modules.q_funcs:
+            out = critic(batch.observations, batch.actions)
+            q_loss = (
+                q_loss
+                + compute_quantile_loss(
+                    quantiles=out.quantiles,
+                    rewards=batch.rewards,
+                    target=q_tpn,
+                    terminals=batch.terminals,
+                    taus=out.taus,
+                    gamma=self._gamma**batch.intervals,
+                ).mean()
+            )
+        v_loss = self.compute_value_loss(batch)
+        return IQLCriticLoss(critic_loss=q_loss + v_loss, q_loss=q_loss, v_loss=v_loss)
 
     def compute_value_loss(self, batch: TorchMiniBatch) -> Tensor:
         """Expectile regression of V on min Q̂ (eq. 5).
@@ -102,6 +120,7 @@ class ExpertIQL(ActorCriticLearner, IQL):
     """
 
     algo = "iql"
+    implementation: ClassVar[type[IQLImpl]] = ExpertIQLImpl
     losses: ClassVar[dict[str, str]] = {
         "v_loss": "v_loss",
         "q_loss": "q_loss",
@@ -153,7 +172,7 @@ class ExpertIQL(ActorCriticLearner, IQL):
             lr=config.critic_learning_rate,
             compiled=False,
         )
-        self._impl = ExpertIQLImpl(
+        self._impl = self.implementation(
             observation_shape=observation_shape,
             action_size=action_size,
             modules=IQLModules(
@@ -176,7 +195,6 @@ class ExpertIQL(ActorCriticLearner, IQL):
         )
         self._impl.balance_coef = self.balance_coef
         self._impl.prior_coef = self.prior_coef
-        self._impl.n_quantiles = sizes.n_quantiles
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of policy, critics, their targets and V, under the artefact's names."""

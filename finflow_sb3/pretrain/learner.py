@@ -89,14 +89,14 @@ class ActorCriticLearner:
     def update_on(self, batch: TransitionBatch) -> dict[str, float]:
         """One update on a batch of tensors; losses are d3rlpy's."""
         assert self._impl is not None
-        found = self._impl.update(mini_batch(batch, self._device), self._grad_step)
+        found = self._impl.update(mini_batch(batch, self._device, self.experts), self._grad_step)
         self._grad_step += 1
         return {ours: found[theirs] for theirs, ours in self.losses.items() if theirs in found}
 
     @torch.no_grad()
     def losses_on(self, batch: TransitionBatch) -> dict[str, float]:
         """d3rlpy's losses of one update, without it."""
-        impl, mini = self._impl, mini_batch(batch, self._device)
+        impl, mini = self._impl, mini_batch(batch, self._device, self.experts)
         self.modules.set_eval()
         critic = impl.compute_critic_loss(mini, impl.compute_target(mini))
         actor = impl.compute_actor_loss(mini, self.modules.policy(mini.observations))

@@ -127,13 +127,20 @@ class FusedAdamFactory(AdamFactory):
         return "finflow_fused_adam"
 
 
-def mini_batch(batch: TransitionBatch, device: str) -> TorchMiniBatch:
-    """A batch as d3rlpy's algorithms take it, without a copy."""
+def mini_batch(batch: TransitionBatch, device: str, experts: Any = None) -> TorchMiniBatch:
+    """A batch as d3rlpy's algorithms take it, without a copy.
+
+    Parameters
+    ----------
+    experts : the policy network. Observations are taken apart as it sees them, once for all
+        networks: in d3rlpy's words they become a tuple observation. As they are if not given
+    """
+    observations, following = batch.observations, batch.next_observations
     return TorchMiniBatch(
-        observations=batch.observations,
+        observations=observations if experts is None else experts.view(observations),
         actions=batch.actions,
         rewards=batch.rewards,
-        next_observations=batch.next_observations,
+        next_observations=following if experts is None else experts.view(following),
         next_actions=batch.actions,
         returns_to_go=torch.zeros_like(batch.rewards),
         terminals=batch.terminals,

@@ -19,9 +19,9 @@ from finflow_sb3.nets.policy import sample_policy
 from finflow_sb3.offline.plain import Part, PlainDataset
 from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact
-from finflow_sb3.pretrain.course import Epoch
+from finflow_sb3.pretrain.course import Epoch, Kept
 from finflow_sb3.pretrain.learner import Learner, OfflineSettings
-from finflow_sb3.pretrain.run import Judged, PretrainOutcome, Started, run_epochs
+from finflow_sb3.pretrain.run import Judged, PretrainOutcome, Started, Task, run_task
 
 __all__ = ["PlainPolicy", "hold_out", "load_plain_policy", "run_plain"]
 
@@ -54,16 +54,18 @@ def run_plain(
     settings: OfflineSettings,
     started: Started,
     seed: int,
+    device: str = "cpu",
     **callbacks: Any,
 ) -> PretrainOutcome:
-    """Train on a dataset without a market; the last epoch is kept.
+    """Train on a dataset without a market; the last epoch is kept, or of the last `fqe_epochs` the
+    one that fitted Q evaluation prefers.
 
     An epoch's figures are its losses on the tenth of the episodes that is held out.
 
     Parameters
     ----------
-    callbacks : `log`, `on_epoch`, `on_best`, `on_step`, `on_checkpoint` and `stop` of
-        `run_offline`
+    callbacks : `log`, `on_epoch`, `on_best`, `on_step`, `on_checkpoint`, `on_fqe` and
+        `stop` of `run_offline`
 
     Raises
     ------
@@ -71,15 +73,16 @@ def run_plain(
         If there is but one episode.
     """
     learned, held_out = hold_out(dataset, seed)
-    return run_epochs(
+    task = Task(
         learned,
-        settings,
-        started,
+        learned.starts,
+        None,
         judge=partial(_judged, started.learner, held_out),
-        better=_is_later,
-        best_of=partial(_last, started, dataset.spaces),
-        **callbacks,
+        score=_number,
+        artefact=partial(_artefact, started.learner, dataset.spaces),
+        by_value=True,
     )
+    return run_task(task, started, settings, seed, device, **callbacks)
 
 
 def _judged(learner: Learner, held_out: Part, policy: nn.Module) -> Judged:
@@ -91,17 +94,15 @@ def _judged(learner: Learner, held_out: Part, policy: nn.Module) -> Judged:
     return Judged(totals, ())
 
 
-def _is_later(new: Epoch, best: Epoch) -> bool:
-    return new.number > best.number
+def _number(epoch: Epoch) -> float:
+    return epoch.number
 
 
-def _last(started: Started, spaces: Spaces) -> Artefact:
-    learner, course = started.learner, started.course
-    last = course.best
-    assert last is not None
+def _artefact(learner: Learner, spaces: Spaces, kept: Kept) -> Artefact:
+    last, weights = kept
     return Artefact(
         algo=learner.algo,
-        weights=course.best_weights,
+        weights=weights,
         sizes=learner.sizes,
         gate_scale=learner.gate_scale,
         layout=None,

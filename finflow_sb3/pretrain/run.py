@@ -16,12 +16,14 @@ from torch import nn
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
+from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.offline.transitions import Transitions
 from finflow_sb3.pretrain.artefact import Artefact
-from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
+from finflow_sb3.pretrain.choosing import best_by_value, rank_kept, write_ranking
+from finflow_sb3.pretrain.course import Course, Epoch, Kept, Tensors, capture, restore, sharpe_of
 from finflow_sb3.pretrain.iql import make_iql
 from finflow_sb3.pretrain.learner import Learner, OfflineSettings
 from finflow_sb3.runs.checkpoints import Checkpoint
@@ -32,9 +34,10 @@ __all__ = [
     "Judged",
     "PretrainOutcome",
     "Started",
+    "Task",
     "policy_act",
-    "run_epochs",
     "run_offline",
+    "run_task",
     "start_learner",
     "start_offline",
 ]
@@ -48,6 +51,7 @@ class PretrainOutcome:
     ----------
     steps : gradient steps done
     finished : False where it was stopped before its end
+    fqe : the kept epochs by fitted Q evaluation; None where none was asked for, or before its end
     """
 
     artefact: Artefact | None
@@ -55,6 +59,7 @@ class PretrainOutcome:
     epochs: tuple[Epoch, ...] = field(repr=False)
     steps: int = 0
     finished: bool = True
+    fqe: Ranking | None = None
 
 
 def policy_act(policy: nn.Module, device: str = "cpu") -> Callable[[Any], NDArray[np.float32]]:
@@ -89,8 +94,28 @@ class Judged(NamedTuple):
 Judge = Callable[[nn.Module], Judged]
 """Figures of a policy network at the end of an epoch."""
 
-Better = Callable[[Epoch, Epoch], bool]
-"""Whether the first epoch is to be kept instead of the second."""
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned from, and how epochs of it are judged.
+
+    Attributes
+    ----------
+    dataset, starts : transitions, and with which of them episodes begin
+    layout : of their observations; None without a market
+    judge : gives an epoch's figures
+    score : of an epoch with its figures; the highest one is kept
+    artefact : what is left of an epoch
+    by_value : let fitted Q evaluation, where it is asked for, choose among the kept epochs
+    """
+
+    dataset: Transitions
+    starts: NDArray[np.int64]
+    layout: ObservationLayout | None
+    judge: Judge
+    score: Callable[[Epoch], float]
+    artefact: Callable[[Kept], Artefact]
+    by_value: bool = False
 
 
 def start_offline(
@@ -139,6 +164,7 @@ def run_offline(
     on_best: Callable[[Artefact], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     on_checkpoint: Callable[[int, Tensors, dict[str, Any]], None] | None = None,
+    on_fqe: Callable[[int, int], None] | None = None,
     started: Started | None = None,
     stop: Callable[[int], bool] | None = None,
 ) -> PretrainOutcome:
@@ -149,6 +175,7 @@ def run_offline(
     on_best : called with the artefact whenever an epoch is better than all before
     on_step : called with the gradient steps done so far
     on_checkpoint : called with step, tensors and state after each epoch and at a stop
+    on_fqe : called with (gradient steps done, gradient steps) of fitted Q evaluation
     started : of `start_offline`; made here if not given
     stop : asked after each step, with their number, whether to stop there
 
@@ -160,48 +187,50 @@ def run_offline(
     market.layout.require_equal(dataset.layout, "the dataset")
     if started is None:
         started = start_offline(market, env, settings, seed, device)
-    return run_epochs(
+    task = Task(
         dataset,
-        settings,
-        started,
+        dataset.starts,
+        market.layout,
         judge=partial(_judged, market, env, device),
-        better=_has_better_sharpe,
-        best_of=partial(_best, started.learner, started.course, market),
+        score=sharpe_of,
+        artefact=partial(_artefact, started.learner, market),
+    )
+    return run_task(
+        task,
+        started,
+        settings,
+        seed,
+        device,
         log=log,
         on_epoch=on_epoch,
         on_best=on_best,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
+        on_fqe=on_fqe,
         stop=stop,
     )
 
 
-def run_epochs(
-    dataset: Transitions,
-    settings: OfflineSettings,
+def run_task(
+    task: Task,
     started: Started,
-    *,
-    judge: Judge,
-    better: Better,
-    best_of: Callable[[], Artefact],
+    settings: OfflineSettings,
+    seed: int,
+    device: str = "cpu",
     log: MetricsLog | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_best: Callable[[Artefact], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     on_checkpoint: Callable[[int, Tensors, dict[str, Any]], None] | None = None,
+    on_fqe: Callable[[int, int], None] | None = None,
     stop: Callable[[int], bool] | None = None,
 ) -> PretrainOutcome:
-    """Epochs of gradient steps on any transitions; callbacks are those of `run_offline`.
-
-    Parameters
-    ----------
-    judge, better : figures of an epoch, and whether it is kept for them
-    best_of : makes the artefact of the epoch that is kept
-    """
+    """Epochs of gradient steps on any transitions; callbacks are those of `run_offline`."""
     learner, generator, course = started
+    dataset = task.dataset
     if course.best is not None and on_best is not None:
         # What `best/` holds may come from after the checkpoint.
-        on_best(best_of())
+        on_best(task.artefact(course.kept[0]))
     total = settings.epochs * settings.steps_per_epoch
     stopped = False
     while course.step < total and not stopped:
@@ -211,33 +240,46 @@ def run_epochs(
             on_step(course.step)
         ended = course.step % settings.steps_per_epoch == 0
         if ended:
-            epoch = _end_epoch(learner, course, judge, better)
+            epoch = _end_epoch(learner, course, task, max(1, settings.fqe_epochs))
             if epoch is course.best and on_best is not None:
-                on_best(best_of())
+                on_best(task.artefact(course.kept[0]))
             _write(log, epoch, course.step)
             if on_epoch is not None:
                 on_epoch(epoch)
         stopped = stop is not None and stop(course.step)
         if on_checkpoint is not None and (ended or stopped):
             on_checkpoint(course.step, *capture(learner, generator, course))
-    artefact = None if course.best is None else best_of()
-    finished = course.step >= total
-    return PretrainOutcome(artefact, course.best, tuple(course.epochs), course.step, finished)
+    best = course.kept[0] if course.kept else None
+    finished, ranked = course.step >= total, None
+    if finished and settings.fqe_epochs > 0:
+        asked = None if stop is None else partial(stop, course.step)
+        judged = (dataset, task.starts, task.layout, settings, seed, device)
+        ranked = rank_kept(learner, course.kept, *judged, on_step=on_fqe, stop=asked)
+        finished = ranked is not None
+        if ranked is not None and log is not None:
+            write_ranking(log, course.step, ranked)
+        if ranked is not None and task.by_value:
+            best = best_by_value(course.kept, ranked)
+            if on_best is not None:
+                on_best(task.artefact(best))
+    return PretrainOutcome(
+        None if best is None else task.artefact(best),
+        None if best is None else best.epoch,
+        tuple(course.epochs),
+        course.step,
+        finished,
+        ranked,
+    )
 
 
-def _end_epoch(learner: Learner, course: Course, judge: Judge, better: Better) -> Epoch:
-    """Validate, and keep the weights if they are the best so far."""
+def _end_epoch(learner: Learner, course: Course, task: Task, room: int) -> Epoch:
+    """Validate, and keep the weights if they are among the `room` best so far."""
     losses = course.means()
-    figures, gates = judge(learner.experts)
+    figures, gates = task.judge(learner.experts)
     epoch = Epoch(len(course.epochs) + 1, losses, figures, gates)
     course.epochs.append(epoch)
-    if course.best is None or better(epoch, course.best):
-        course.best, course.best_weights = epoch, learner.weights()
+    course.keep(epoch, learner.weights, room, task.score)
     return epoch
-
-
-def _has_better_sharpe(new: Epoch, best: Epoch) -> bool:
-    return new.validation["sharpe"] > best.validation["sharpe"]
 
 
 def _judged(market: ObservedMarket, env: EnvSettings, device: str, policy: nn.Module) -> Judged:
@@ -260,13 +302,11 @@ def _mean_gates(
     return tuple(float(g) for g in gates.mean(dim=0))
 
 
-def _best(learner: Learner, course: Course, market: ObservedMarket) -> Artefact:
-    """What the best epoch leaves."""
-    best = course.best
-    assert best is not None
+def _artefact(learner: Learner, market: ObservedMarket, kept: Kept) -> Artefact:
+    best, weights = kept
     return Artefact(
         algo=learner.algo,
-        weights=course.best_weights,
+        weights=weights,
         sizes=learner.sizes,
         gate_scale=learner.gate_scale,
         layout=market.layout,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.parallel import from_first
@@ -83,6 +84,7 @@ def run_cqsac(
     checkpoint : go on from it, exactly
     stop_at : stop with a checkpoint at the first boundary at or after this step
     """
+    keep_freed_memory()
     model, report = prepare(settings, market, artefact, dataset)
     if settings.run.threads == "auto":
         torch.set_num_threads(threads_for(model.policy, settings.cqsac.batch_size))

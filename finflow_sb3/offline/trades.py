@@ -1,0 +1,122 @@
+"""What was traded in an offline dataset, worked out from what it stores.
+
+Weights after a trade are not stored, but all that decides them is: the weights before it and the
+waiting order (portfolio block), the anchors (market rows), the action, and the environment's
+settings. Float32 in the file leaves errors of about 1e-7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.config import EnvSettings
+from finflow_sb3.envs import accounting, simplex
+from finflow_sb3.envs.batch import default_trade_rate
+from finflow_sb3.errors import ConfigError
+from finflow_sb3.offline.dataset import OfflineDataset
+
+__all__ = ["Traded", "environment_of", "trades"]
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Traded:
+    """The trades of a stretch of transitions.
+
+    Attributes
+    ----------
+    turnover : shape [B], Σ over risky assets of |μ·w_i − w⁻_i|, in units of the value before
+    gap : shape [B], half the sum of |w_i − order_i|: how far the weights after the trade are
+        from the order that it filled (the action's target; with execution lag 1 that of the day
+        before). Trade rate, limits and the no-trade band keep them apart.
+    """
+
+    turnover: Float
+    gap: Float
+
+
+def environment_of(dataset: OfflineDataset) -> EnvSettings | None:
+    """The environment that a dataset was collected in; None where it does not say."""
+    try:
+        env = EnvSettings(**dataset.settings["env"])
+    except (KeyError, TypeError, ConfigError):
+        return None
+    layout = dataset.layout
+    fits = env.action_base == layout.action_base and layout.lagged == (env.execution_lag > 0)
+    return env if fits else None
+
+
+def trades(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> Traded:
+    """The trades of transitions `start` to `stop`; only these are read.
+
+    Parameters
+    ----------
+    env : `environment_of(dataset)`
+    """
+    episode = np.asarray(dataset.episode[start:stop])
+    held, pending = _portfolios(dataset, start, stop, episode)
+    if env.execution_lag:
+        order = np.where(_idle(dataset, env, start, stop)[:, None], held, pending)
+    else:
+        order = _targets(dataset, env, held, start, stop)
+    target = accounting.move_towards(held, order, default_trade_rate(env))
+    target = accounting.constrain(
+        held, target, env.no_trade_band, env.max_turnover, env.max_position
+    )
+    done = accounting.trade(held, target, env.fee)
+    return Traded(done.turnover, 0.5 * np.abs(done.weights - order).sum(axis=1))
+
+
+def _portfolios(
+    dataset: OfflineDataset, start: int, stop: int, episode: NDArray[Any]
+) -> tuple[Float, Float]:
+    """Weights before the trade and the waiting order, each [B, n+1]; zeros where none waits."""
+    layout = dataset.layout
+    # The states of a stretch of transitions and of the episodes' ends in it lie together.
+    low = start + int(episode[0])
+    block = np.asarray(dataset.states[low : stop + int(episode[-1])])
+    block = block[np.arange(start, stop) + episode - low]
+    width = layout.n_assets + 1
+    held = _normalised(block[:, :width])
+    pending = _normalised(block[:, -width:]) if layout.lagged else np.zeros_like(held)
+    return held, pending
+
+
+def _normalised(weights: NDArray[np.float32]) -> Float:
+    """Float32 has cut them off: their sum is one again."""
+    wide = weights.astype(np.float64)
+    return np.asarray(wide / wide.sum(axis=1, keepdims=True))
+
+
+def _targets(
+    dataset: OfflineDataset, env: EnvSettings, held: Float, start: int, stop: int
+) -> Float:
+    """What the actions ask for, [B, n+1]."""
+    action = np.asarray(dataset.action[start:stop], dtype=np.float64)
+    if env.action_base == "drift":
+        return simplex.drift_target(action, held, env.drift_scale)
+    if env.action_base == "none":
+        return simplex.softmax_target(action, env.softmax_scale)
+    layout = dataset.layout
+    rows = np.asarray(dataset.row[start:stop])
+    anchors = dataset.market_rows[rows, layout.slices["anchor_weights"]].astype(np.float64)
+    anchors = anchors.reshape(len(rows), layout.n_anchors, layout.n_assets)
+    cash = np.maximum(1.0 - anchors.sum(axis=2, keepdims=True), 0.0)
+    anchors = np.concatenate([anchors, cash], axis=2)
+    return simplex.anchor_target(action, anchors, env.gate_scale, env.tilt_scale)
+
+
+def _idle(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> NDArray[np.bool_]:
+    """Where no order waits, [B]: on an episode's first day, and after idle ones in base `drift`."""
+    before = max(start - 1, 0)
+    episode = np.asarray(dataset.episode[before:stop])
+    first = np.diff(episode, prepend=-1) != 0
+    if env.action_base == "drift":
+        zero = ~np.any(np.asarray(dataset.action[before:stop]) != 0.0, axis=1)
+        first[1:] |= zero[:-1]
+    return np.asarray(first[start - before :])

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -166,17 +168,14 @@ def test_without_it_the_same_is_learned(folder: Path, whole: Pretrained) -> None
 
 
 class StopWhile(Watch):
-    """Stops at a step of a stage, as Ctrl-C does."""
+    """Stops at a step of a stage, as SIGTERM does."""
 
     def __init__(self, stage: str, step: int):
         self.stage, self.step = stage, step
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        import os
-        import signal
-
         if (stage, done) == (self.stage, self.step):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ def ranked(*sharpes: float | None) -> Ranking:
 def test_words_are_honest() -> None:
     few = ranked(1.1, 1.3, 1.2)
     assert few.correlation == pytest.approx(-0.5)
-    assert "over 3 epochs: -0.50, as chance may do as well (p = 1.00)" in few.sentence()
+    assert "over 3 epochs: −0.50, as chance may do as well (p\u00a0=\u00a01.00)" in few.sentence()
     many = ranked(*np.linspace(1.0, 0.5, 6))
-    assert "1.00, more than chance explains (p = 0.00)" in many.sentence()
+    assert "1.00, more than chance explains (p\u00a0=\u00a00.00)" in many.sentence()
     assert "Over 2 epochs no rank correlation" in ranked(1.0, 1.1).sentence()
     assert ranked(None, None, None, None).correlation is None
 

@@ -68,9 +68,10 @@ class Ranking:
         if self.correlation is None or self.p_value is None:
             return f"Over {count} epochs no rank correlation of value and Sharpe can be told."
         told = "more than chance explains" if self.p_value < CHANCE else "as chance may do as well"
+        size = f"{self.correlation:.2f}".replace("-", "−")
         return (
             f"Rank correlation of value and validation Sharpe over {count} epochs: "
-            f"{self.correlation:.2f}, {told} (p = {self.p_value:.2f}). So few epochs, which were "
+            f"{size}, {told} (p\u00a0=\u00a0{self.p_value:.2f}). So few epochs, which were "
             "chosen for their Sharpe, say little of how well values choose among all."
         )
 

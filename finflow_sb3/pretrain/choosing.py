@@ -34,7 +34,7 @@ def rank_kept(
 ) -> Ranking | None:
     """Evaluate the kept epochs' policies on the data that they were learned from.
 
-    Batch size, discount and widths are pretraining's own.
+    Batch size, discount, widths and the number of critics are pretraining's own.
 
     Parameters
     ----------
@@ -48,6 +48,7 @@ def rank_kept(
         steps=settings.fqe_steps,
         batch_size=settings.batch_size,
         gamma=settings.gamma,
+        n_critics=learner.sizes.n_critics,
         sizes=learner.sizes,
         seed=seed,
         device=device,

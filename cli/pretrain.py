@@ -24,8 +24,21 @@ __all__ = ["command"]
 def command(
     shared: Shared,
     dataset: Annotated[
-        Path | None,
-        typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
+        str | None,
+        typer.Option(
+            metavar="FILE|minari:ID",
+            help="File of finflow collect; or a dataset without a market: Minari's, d3rlpy's or "
+            ".npz.",
+            show_default="collected, or from the cache",
+        ),
+    ] = None,
+    action_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Bounds of actions, for d3rlpy's files and .npz, which have none.",
+            show_default="-1 1",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(help="Gradient steps in an epoch.")] = None,
@@ -43,7 +56,8 @@ def command(
 ) -> None:
     """Learn an allocation from offline data; the best epoch on validation is kept.
 
-    Ctrl-C saves a checkpoint.
+    From a dataset without a market a perceptron learns, and the last epoch is kept. Ctrl-C saves a
+    checkpoint.
     """
     flags = {
         "epochs": epochs,
@@ -53,11 +67,14 @@ def command(
         "weight_temp": _inverse_temperature(weight_temp, iql_temperature),
     }
     if resume is not None:
-        refuse_flags(FIXED_BY_RUN, shared, {"dataset": dataset}, CHANGING)
+        refuse_flags(
+            FIXED_BY_RUN, shared, {"dataset": dataset, "action_range": action_range}, CHANGING
+        )
         settings = settings_of_resumed(resume, shared, "iql", iql=flags)
         pretrained = _resumed(resume, settings, shared.prices)
     else:
-        pretrained = _new(shared_settings(shared, "iql", iql=flags), dataset)
+        settings = shared_settings(shared, "iql", iql=flags)
+        pretrained = _new(settings, dataset, action_range)
     if shared.json:
         print_json(pretrained)
     check_finished(pretrained, "pretrain --resume")
@@ -67,7 +84,9 @@ def command(
         show_pretrained(pretrained)
 
 
-def _new(settings: Settings, dataset: Path | None) -> Pretrained:
+def _new(
+    settings: Settings, dataset: str | None, action_range: tuple[float, float] | None
+) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -75,7 +94,7 @@ def _new(settings: Settings, dataset: Path | None) -> Pretrained:
     from finflow_sb3.pipeline import pretrain
 
     with watching() as watch:
-        return pretrain(settings, dataset, watch=watch)
+        return pretrain(settings, dataset, watch=watch, action_range=action_range)
 
 
 def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:

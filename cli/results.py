@@ -43,6 +43,7 @@ VALIDATION = {
     "max drawdown": ("max_drawdown", "percent"),
     "turnover a year": ("turnover", "times"),
 }
+LOSSES = {"v_loss": "V loss", "q_loss": "Q loss", "policy_loss": "policy loss"}
 WIDE = 120
 
 
@@ -68,6 +69,9 @@ def show_collected(collected: Collected) -> None:
 
 
 def show_pretrained(pretrained: Pretrained) -> None:
+    if not pretrained.untrained:
+        _show_without_market(pretrained)
+        return
     table = _table("validation, net of costs", f"epoch {pretrained.best_epoch}", "untrained")
     for name, (key, kind) in VALIDATION.items():
         figures = (pretrained.validation[key], pretrained.untrained[key])
@@ -91,6 +95,13 @@ def _show_ranking(found: Ranking) -> None:
     out.print(Text(f"Fitted Q evaluation, {found.steps:,} steps each, γ {found.gamma:g}"))
     out.print(table)
     out.print(Text(found.sentence()), width=min(out.width, 100))
+
+
+def _show_without_market(pretrained: Pretrained) -> None:
+    table = _table("held-out episodes", f"epoch {pretrained.best_epoch}")
+    for name, loss in pretrained.validation.items():
+        table.add_row(LOSSES[name], number(loss, "plain"))
+    _panel("Pretrained", table, {"Run": str(pretrained.run)})
 
 
 def show_finetuned(finetuned: Finetuned) -> None:

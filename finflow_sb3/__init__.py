@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.offline.describe import describe
+    from finflow_sb3.offline.export import export_dataset
+    from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.profiling import profile
@@ -39,6 +41,7 @@ __all__ = [
     "collect",
     "describe",
     "evaluate",
+    "export_dataset",
     "export_zip",
     "finetune",
     "import_zip",
@@ -46,6 +49,7 @@ __all__ = [
     "plot",
     "pretrain",
     "profile",
+    "read_plain",
     "resolve",
     "resume",
     "resume_collecting",
@@ -63,6 +67,7 @@ _HOMES = {
     "collect": "pipeline",
     "describe": "offline.describe",
     "evaluate": "pipeline",
+    "export_dataset": "offline.export",
     "export_zip": "exchange",
     "finetune": "pipeline",
     "import_zip": "exchange",
@@ -70,6 +75,7 @@ _HOMES = {
     "plot": "plot_runs",
     "pretrain": "pipeline",
     "profile": "profiling",
+    "read_plain": "offline.formats",
     "resolve": "config_files",
     "resume": "resuming",
     "resume_collecting": "resuming",

@@ -104,7 +104,9 @@ class CollectSettings(Checked):
     episodes: int = setting(1000, "episodes", 1, 10_000_000)
     n_envs: int = setting(64, "portfolios in the batch", 1, 100_000)
     behaviours: tuple[str, ...] = setting(
-        BEHAVIOURS, "rules, drawn in equal shares", form=forms.names_among(BEHAVIOURS, "--behaviour")
+        BEHAVIOURS,
+        "rules, drawn in equal shares",
+        form=forms.names_among(BEHAVIOURS, "--behaviour"),
     )
     noise: float = setting(0.1, "standard deviation of the noise around each action", 0.0, 1.0)
 
@@ -128,7 +130,10 @@ class IQLSettings(Checked):
     balance_coef: float = setting(0.01, "weight of the gate's load balancing", 0.0, 100.0)
     prior_coef: float = setting(0.0, "pull of the policy towards the zero action", 0.0, 1000.0)
     fqe_epochs: int = setting(
-        0, "best epochs on validation that fitted Q evaluation judges at the end; 0 is none", 0, 1000
+        0,
+        "best epochs on validation that fitted Q evaluation judges at the end; 0 is none",
+        0,
+        1000,
     )
     fqe_steps: int = setting(1000, "gradient steps of that for each of them", 1, 10_000_000)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")

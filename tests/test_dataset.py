@@ -27,9 +27,10 @@ from finflow_sb3.offline.collect import (
     collect_file,
     dataset_key,
 )
-from finflow_sb3.offline.dataset import OfflineDataset, write_npz
+from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_checks import expected_forms
 from finflow_sb3.offline.dataset_file import new_dataset, read_dataset, write_dataset
+from finflow_sb3.offline.npz_files import write_npz
 from finflow_sb3.offline.parts import Parts
 
 ENV = EnvSettings(episode_length=12)

@@ -83,7 +83,9 @@ def test_words_are_honest() -> None:
     many = ranked(*np.linspace(1.0, 0.5, 6))
     assert "1.00, more than chance explains (p\u00a0=\u00a00.00)" in many.sentence()
     assert "Over 2 epochs no rank correlation" in ranked(1.0, 1.1).sentence()
-    assert ranked(None, None, None, None).correlation is None
+    none = ranked(None, None, None, None)
+    assert none.correlation is None
+    assert "No backtest judged these 4 epochs" in none.sentence()
 
 
 def test_without_a_market_the_highest_value_is_chosen() -> None:
@@ -93,12 +95,22 @@ def test_without_a_market_the_highest_value_is_chosen() -> None:
         gamma=0.9,
     )
     assert found.best.epoch == 2
+    broken = dataclasses.replace(found.epochs[0], value=math.nan)
+    assert dataclasses.replace(found, epochs=(broken, *found.epochs[1:])).best.epoch == 2
     course = Course()
     for number in (1, 2, 3, 4):
         epoch = Epoch(number, {}, {"sharpe": -float(number)})
-        course.keep(epoch, lambda n=number: {"policy.x": torch.tensor(n)}, room=4)
+        course.keep(
+            epoch,
+            lambda n=number: {"policy.x": torch.tensor(n)},
+            4,
+            lambda e: e.validation["sharpe"],
+        )
     chosen = best_by_value(course.kept, found)
     assert (chosen.epoch.number, int(chosen.weights["policy.x"])) == (2, 2)
+    course.put_first(chosen)
+    assert [each.epoch.number for each in course.kept] == [2, 1, 3, 4]
+    assert course.best is chosen.epoch
 
 
 @pytest.mark.parametrize("room", [1, 3])
@@ -107,7 +119,9 @@ def test_the_best_epochs_are_kept(room: int) -> None:
     sharpes = [0.5, 0.9, 0.9, 0.1, 1.2, 0.7]
     for number, sharpe in enumerate(sharpes, start=1):
         epoch = Epoch(number, {}, {"sharpe": sharpe})
-        course.keep(epoch, lambda n=number: taken.append(n) or {}, room)
+        course.keep(
+            epoch, lambda n=number: taken.append(n) or {}, room, lambda e: e.validation["sharpe"]
+        )
     assert [each.epoch.number for each in course.kept] == [5, 2, 3][:room]
     assert taken == ([1, 2, 5] if room == 1 else [1, 2, 3, 5]), "others are not copied"
     assert course.best is course.kept[0].epoch

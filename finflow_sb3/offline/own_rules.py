@@ -95,7 +95,9 @@ class OwnRule:
             given: Any = self.function(past)
         except Exception as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise DataError(f"{where}it raised {what}{_line(error, 1)}; correct the rule") from error
+            raise DataError(
+                f"{where}it raised {what}{_line(error, 1)}; correct the rule"
+            ) from error
         try:
             return whole_weights(given, len(past.assets))
         except ValueError as error:
@@ -233,7 +235,8 @@ def _functions(module: Any) -> Sequence[str]:
 
 def _imported(module: str, name: str) -> Any:
     """The module, looked for in the current folder too, behind all that is installed: a file
-    there must not stand in for a library that somebody else imports."""
+    there must not stand in for a library that somebody else imports.
+    """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -242,7 +245,7 @@ def _imported(module: str, name: str) -> Any:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise ConfigError(
                 f"{name}: there is no module {module!r}, installed or in this folder; go to the "
-                f"folder that {module.split('.')[0]}.py lies in, or set PYTHONPATH"
+                f"folder that {module.split('.', maxsplit=1)[0]}.py lies in, or set PYTHONPATH"
             ) from None
         raise _failed(name, error) from error
     except Exception as error:

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +79,13 @@ def ranked(*sharpes: float | None) -> Ranking:
 def test_words_are_honest() -> None:
     few = ranked(1.1, 1.3, 1.2)
     assert few.correlation == pytest.approx(-0.5)
-    assert "over 3 epochs: -0.50, as chance may do as well (p = 1.00)" in few.sentence()
+    assert "over 3 epochs: −0.50, as chance may do as well (p\u00a0=\u00a01.00)" in few.sentence()
     many = ranked(*np.linspace(1.0, 0.5, 6))
-    assert "1.00, more than chance explains (p = 0.00)" in many.sentence()
+    assert "1.00, more than chance explains (p\u00a0=\u00a00.00)" in many.sentence()
     assert "Over 2 epochs no rank correlation" in ranked(1.0, 1.1).sentence()
-    assert ranked(None, None, None, None).correlation is None
+    none = ranked(None, None, None, None)
+    assert none.correlation is None
+    assert "No backtest judged these 4 epochs" in none.sentence()
 
 
 def test_without_a_market_the_highest_value_is_chosen() -> None:
@@ -91,6 +95,8 @@ def test_without_a_market_the_highest_value_is_chosen() -> None:
         gamma=0.9,
     )
     assert found.best.epoch == 2
+    broken = dataclasses.replace(found.epochs[0], value=math.nan)
+    assert dataclasses.replace(found, epochs=(broken, *found.epochs[1:])).best.epoch == 2
     course = Course()
     for number in (1, 2, 3, 4):
         epoch = Epoch(number, {}, {"sharpe": -float(number)})
@@ -176,17 +182,14 @@ def test_without_it_the_same_is_learned(folder: Path, whole: Pretrained) -> None
 
 
 class StopWhile(Watch):
-    """Stops at a step of a stage, as Ctrl-C does."""
+    """Stops at a step of a stage, as SIGTERM does."""
 
     def __init__(self, stage: str, step: int):
         self.stage, self.step = stage, step
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        import os
-        import signal
-
         if (stage, done) == (self.stage, self.step):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from finflow_sb3.config import EnvSettings
 from finflow_sb3.errors import ArtefactError, DataError
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
-from finflow_sb3.offline.playing import LARGEST_ACTION
 from finflow_sb3.offline.coverage import ActionCoverage, coverage_of, warnings_of
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
+from finflow_sb3.offline.playing import LARGEST_ACTION
 from finflow_sb3.offline.tallies import ActionTally, Histogram, Spread, spread_of
 from finflow_sb3.offline.trades import environment_of, trades
 

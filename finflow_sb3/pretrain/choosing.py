@@ -31,7 +31,7 @@ def rank_kept(
 ) -> Ranking | None:
     """Evaluate the kept epochs' policies on the data that they were learned from.
 
-    Batch size, discount and widths are pretraining's own.
+    Batch size, discount, widths and the number of critics are pretraining's own.
 
     Parameters
     ----------
@@ -45,12 +45,13 @@ def rank_kept(
         steps=settings.fqe_steps,
         batch_size=settings.batch_size,
         gamma=settings.gamma,
+        n_critics=learner.sizes.n_critics,
         sizes=learner.sizes,
         seed=seed,
         device=device,
     )
     policies = [_policy(learner, each.weights) for each in kept]
-    values = fitted_values(policies, dataset, dataset.starts, layout, options, on_step, stop)
+    values = fitted_values(policies, dataset, layout, options, on_step, stop)
     if values is None:
         return None
     return ranking(

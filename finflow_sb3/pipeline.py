@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.compiling import require_mode
 from finflow_sb3.cqsac.parallel import connect, first_goes_first, from_first, rank, require_alone
@@ -33,7 +33,7 @@ from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefac
 from finflow_sb3.pretrain.course import Tensors
 from finflow_sb3.pretrain.run import run_offline, start_offline
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan
+from finflow_sb3.run_notes import PLAN, note_dataset, note_market, note_plan, noted_algo
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.provenance import provenance, same_validation
@@ -64,6 +64,7 @@ __all__ = [
     "run_finetuning",
     "run_pretraining",
     "train",
+    "without_value",
 ]
 
 
@@ -164,24 +165,27 @@ def pretrain(
     stop_at: int | None = None,
     watch: Watch | None = None,
     plan: Mode = "full",
+    algo: OfflineAlgorithm = "iql",
 ) -> Pretrained:
-    """Learn from offline data with IQL; collects it (or takes it from the cache) if not given.
+    """Learn from offline data; collects it (or takes it from the cache) if not given.
 
     Parameters
     ----------
     stop_at : stop with a checkpoint after this gradient step
+    algo : "iql" or "td3bc"; its settings are in the section of its name
     plan : what `resuming.continue_training` does after it; `train` says so
     """
     require_alone("pretrain")
+    settings.offline(algo)
     watch = watch or Watch()
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
     pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
     data, path = transitions_for(settings, market, dataset, watch)
-    with new_run(settings, "iql", watch) as folder:
+    with new_run(settings, algo, watch) as folder:
         note_dataset(folder, dataset)
-        note_plan(folder, plan)
+        note_plan(folder, plan, algo)
         note_market(folder, market)
         return run_pretraining(settings, market, data, path, folder, watch, stop_at=stop_at)
 
@@ -207,10 +211,11 @@ def run_pretraining(
     checkpoint: Checkpoint | None = None,
     stop_at: int | None = None,
 ) -> Pretrained:
-    """Train IQL in a run's folder, from the start or from a checkpoint of it."""
-    env, iql, seed = settings.env_kwargs, settings.iql, settings.run.seed
-    device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
-    started = start_offline(market, env, iql, seed, device, checkpoint)
+    """Train the run's algorithm in its folder, from the start or from a checkpoint of it."""
+    env, seed = settings.env_kwargs, settings.run.seed
+    own = settings.offline(noted_algo(folder))
+    device, total = pick_device(settings.run.device), own.epochs * own.steps_per_epoch
+    started = start_offline(market, env, own, seed, device, checkpoint)
     store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
     if checkpoint is not None:
         store.go_on_from(checkpoint)
@@ -231,7 +236,7 @@ def run_pretraining(
             data,
             market,
             env,
-            iql,
+            own,
             seed,
             device=device,
             log=log,
@@ -306,6 +311,8 @@ def open_start(
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
         settings = from_scratch(settings)
+    elif not artefact.has_value:
+        settings = without_value(settings, watch)
     with first_goes_first():
         settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
         if artefact is not None:
@@ -387,6 +394,14 @@ def from_scratch(settings: Settings) -> Settings:
     return settings.replace(cqsac=changes)
 
 
+def without_value(settings: Settings, watch: Watch) -> Settings:
+    """With an artefact that has no V there is nothing to floor Q at."""
+    if not settings.cqsac.cal_ql:
+        return settings
+    watch.remark("cal_ql is off: the pretraining has no V that Q could be floored at.")
+    return settings.replace(cqsac={"cal_ql": False})
+
+
 def offline_data(
     settings: Settings, market: ObservedMarket, dataset: str | Path | None, watch: Watch
 ) -> OfflineDataset | None:
@@ -401,11 +416,16 @@ def train(
     mode: Mode = "full",
     dataset: str | Path | None = None,
     watch: Watch | None = None,
+    offline_algo: OfflineAlgorithm = "iql",
 ) -> Trained:
     """All stages in one go.
 
     `full` and `demo`: collect, pretrain, seed, fine-tune, evaluate. `offline`: without
     fine-tuning. `online`: fine-tuning from scratch. `demo` is `full` with small settings.
+
+    Parameters
+    ----------
+    offline_algo : what pretrains, "iql" or "td3bc"
     """
     pretrained = finetuned = None
     if mode == "demo":
@@ -414,7 +434,7 @@ def train(
         _check_finetune(settings, None)
     if mode != "online":
         plan: Mode = "offline" if mode == "offline" else "full"
-        pretrained = pretrain(settings, dataset, watch=watch, plan=plan)
+        pretrained = pretrain(settings, dataset, watch=watch, plan=plan, algo=offline_algo)
         if not pretrained.finished:
             return Trained(pretrained, None, None)
     if mode != "offline":
@@ -430,10 +450,15 @@ def train(
 
 def demo_settings(settings: Settings) -> Settings:
     """Small settings that end within five minutes on two cores; smaller ones stay."""
-    iql, cqsac = settings.iql, settings.cqsac
+    cqsac = settings.cqsac
+    offline = {
+        algo: {"epochs": min(own.epochs, 8), "batch_size": min(own.batch_size, 256)}
+        for algo in OFFLINE_ALGORITHMS
+        for own in [settings.offline(algo)]
+    }
     return settings.replace(
         collect={"episodes": min(settings.collect.episodes, 200)},
-        iql={"epochs": min(iql.epochs, 8), "batch_size": min(iql.batch_size, 256)},
+        **offline,
         cqsac={
             "n_timesteps": min(cqsac.n_timesteps, 60 * settings.env_kwargs.episode_length),
             "warmup_steps": min(cqsac.warmup_steps, 1008),

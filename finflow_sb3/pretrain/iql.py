@@ -26,7 +26,7 @@ from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.pretrain.artefact import stacked_weights
-from finflow_sb3.pretrain.learner import ActorCriticLearner
+from finflow_sb3.pretrain.learner import ActorCriticLearner, sizes_of
 from finflow_sb3.pretrain.modules import ExpertPolicy, FusedAdamFactory, LayoutEncoderFactory
 
 __all__ = ["ExpertIQL", "make_iql"]
@@ -174,9 +174,8 @@ class ExpertIQL(ActorCriticLearner, IQL):
     def weights(self) -> dict[str, Tensor]:
         """A copy of policy, critics, their targets and V, under the artefact's names."""
         modules = self.modules
-        return stacked_weights(
-            modules.policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func
-        )
+        policy = {f"policy.{name}": tensor for name, tensor in modules.policy.state_dict().items()}
+        return stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func)
 
 
 def make_iql(
@@ -186,13 +185,7 @@ def make_iql(
     device: str = "cpu",
 ) -> ExpertIQL:
     """An `ExpertIQL` with its networks built."""
-    sizes = NetworkSizes.from_kwargs(
-        {
-            "n_critics": settings.n_critics,
-            "n_quantiles": settings.n_quantiles,
-            **settings.policy_kwargs,
-        }
-    )
+    sizes = sizes_of(settings)
     config = IQLConfig(
         actor_optim_factory=FusedAdamFactory(),
         critic_optim_factory=FusedAdamFactory(),

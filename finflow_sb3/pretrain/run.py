@@ -13,18 +13,27 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
-from finflow_sb3.config import EnvSettings
+from finflow_sb3.config import EnvSettings, IQLSettings, OfflineSettings, TD3BCSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
+from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact
 from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
 from finflow_sb3.pretrain.iql import make_iql
-from finflow_sb3.pretrain.learner import Learner, OfflineSettings
+from finflow_sb3.pretrain.learner import Learner
+from finflow_sb3.pretrain.td3bc import make_td3bc
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 
-__all__ = ["Epoch", "PretrainOutcome", "policy_act", "run_offline", "start_offline"]
+__all__ = [
+    "Epoch",
+    "PretrainOutcome",
+    "make_learner",
+    "policy_act",
+    "run_offline",
+    "start_offline",
+]
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,20 @@ Judge = Callable[[nn.Module], Judged]
 """Figures of a policy network; the epoch whose `sharpe` is the highest is kept."""
 
 
+def make_learner(
+    settings: OfflineSettings,
+    layout: ObservationLayout,
+    gate_scale: float = 5.0,
+    device: str = "cpu",
+) -> Learner:
+    """The algorithm that these settings are of, with fresh networks."""
+    if isinstance(settings, IQLSettings):
+        return make_iql(settings, layout, gate_scale, device)
+    if isinstance(settings, TD3BCSettings):
+        return make_td3bc(settings, layout, gate_scale, device)
+    raise TypeError(f"{type(settings).__name__}: no algorithm has settings of this kind")
+
+
 def start_offline(
     market: ObservedMarket,
     env: EnvSettings,
@@ -94,7 +117,7 @@ def start_offline(
     """
     set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    learner = make_iql(settings, market.layout, env.gate_scale, device)
+    learner = make_learner(settings, market.layout, env.gate_scale, device)
     course = Course() if checkpoint is None else restore(learner, generator, checkpoint)
     return Started(learner, generator, course)
 

@@ -19,7 +19,8 @@ __all__ = ["app"]
 app = typer.Typer(help="Show, check, compare and export configurations.", no_args_is_help=True)
 
 Algo = Annotated[
-    str, typer.Option("--algo", help="iql, cqsac, sac or tqc: owner of bare keys such as gamma.")
+    str,
+    typer.Option("--algo", help="iql, td3bc, cqsac, sac or tqc: owner of bare keys such as gamma."),
 ]
 OwnerOfKeys = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""`finflow pretrain`: IQL on offline data."""
+"""`finflow pretrain`: IQL or TD3+BC on offline data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import typer
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.finetune import Resume, check_finished
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
+from finflow_sb3.cli.runs import (
+    CHANGING,
+    FIXED_BY_RUN,
+    algo_of_resumed,
+    refuse_flags,
+    settings_of_resumed,
+)
+from finflow_sb3.config import OfflineAlgorithm
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +30,10 @@ __all__ = ["command"]
 @shared_options
 def command(
     shared: Shared,
+    algo: Annotated[
+        OfflineAlgorithm | None,
+        typer.Option("--algo", help="Owner of bare keys too, as gamma.", show_default="iql"),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -44,13 +55,16 @@ def command(
     steps_per_epoch: Annotated[int | None, typer.Option(help="Gradient steps in an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Transitions in a batch.")] = None,
     expectile: Annotated[
-        float | None, typer.Option(help="τ of the expectile regression, 0.5 to 0.999.")
+        float | None, typer.Option(help="Of iql: τ of the expectile regression, 0.5 to 0.999.")
     ] = None,
     weight_temp: Annotated[
-        float | None, typer.Option(help="β in exp(β·A), the inverse temperature.")
+        float | None, typer.Option(help="Of iql: β in exp(β·A), the inverse temperature.")
     ] = None,
     iql_temperature: Annotated[
         float | None, typer.Option(metavar="T", help="The same as a divisor: β = 1/T.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Of td3bc: α in λ = α/mean|Q|, weight of Q on cloning.")
     ] = None,
     resume: Resume = None,
 ) -> None:
@@ -59,22 +73,30 @@ def command(
     From a dataset without a market a perceptron learns, and the last epoch is kept. Ctrl-C saves a
     checkpoint.
     """
+    if resume is not None:
+        given = {"dataset": dataset, "action_range": action_range, "algo": algo}
+        refuse_flags(FIXED_BY_RUN, shared, given, CHANGING)
+    chosen = (algo or "iql") if resume is None else algo_of_resumed(resume)
+    own: dict[OfflineAlgorithm, dict[str, float | None]] = {
+        "iql": {
+            "expectile": expectile,
+            "weight_temp": _inverse_temperature(weight_temp, iql_temperature),
+        },
+        "td3bc": {"alpha": alpha},
+    }
+    _refuse_of_others(chosen, own)
     flags = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
-        "expectile": expectile,
-        "weight_temp": _inverse_temperature(weight_temp, iql_temperature),
+        **own[chosen],
     }
     if resume is not None:
-        refuse_flags(
-            FIXED_BY_RUN, shared, {"dataset": dataset, "action_range": action_range}, CHANGING
-        )
-        settings = settings_of_resumed(resume, shared, "iql", iql=flags)
+        settings = settings_of_resumed(resume, shared, chosen, **{chosen: flags})
         pretrained = _resumed(resume, settings, shared.prices)
     else:
-        settings = shared_settings(shared, "iql", iql=flags)
-        pretrained = _new(settings, dataset, action_range)
+        settings = shared_settings(shared, chosen, **{chosen: flags})
+        pretrained = _new(settings, chosen, dataset, action_range)
     if shared.json:
         print_json(pretrained)
     check_finished(pretrained, "pretrain --resume")
@@ -85,7 +107,10 @@ def command(
 
 
 def _new(
-    settings: Settings, dataset: str | None, action_range: tuple[float, float] | None
+    settings: Settings,
+    algo: OfflineAlgorithm,
+    dataset: str | None,
+    action_range: tuple[float, float] | None,
 ) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
@@ -94,7 +119,7 @@ def _new(
     from finflow_sb3.pipeline import pretrain
 
     with watching() as watch:
-        return pretrain(settings, dataset, watch=watch, action_range=action_range)
+        return pretrain(settings, dataset, watch=watch, algo=algo, action_range=action_range)
 
 
 def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
@@ -106,6 +131,20 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
 
     with watching() as watch:
         return resume_pretraining(run, watch=watch, settings=settings, prices=prices)
+
+
+def _refuse_of_others(
+    algo: OfflineAlgorithm, own: dict[OfflineAlgorithm, dict[str, float | None]]
+) -> None:
+    """Flags of another algorithm would have no effect."""
+    for other, flags in own.items():
+        given = [
+            f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None
+        ]
+        if given and other != algo:
+            raise ConfigError(
+                f"{', '.join(given)}: is of {other}, and this is {algo}; leave it out"
+            )
 
 
 def _inverse_temperature(weight_temp: float | None, temperature: float | None) -> float | None:

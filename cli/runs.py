@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finflow_sb3.cli.options import Shared, shared_settings
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OfflineAlgorithm, Settings
 from finflow_sb3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finflow_sb3.runs.folder import RunFolder
 
 __all__ = [
     "CHANGING",
     "FIXED_BY_RUN",
+    "algo_of_resumed",
     "refuse_flags",
     "seeded_settings",
     "settings_from",
@@ -58,12 +62,27 @@ def settings_of_resumed(
     path: Path, shared: Shared, algo: str, /, **sections: dict[str, Any]
 ) -> Settings:
     """The run's own settings with what is given now; prices are the library's to compare."""
+    run = _run_of(path).path
+    return settings_from(run, dataclasses.replace(shared, prices=None), algo, **sections)
+
+
+def algo_of_resumed(path: Path) -> OfflineAlgorithm:
+    """The algorithm of a pretraining run, or of the one that a checkpoint is of."""
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.run_notes import noted_algo
+
+    return noted_algo(_run_of(path))
+
+
+def _run_of(path: Path) -> RunFolder:
+    """The run that a path names, itself or by one of its checkpoints."""
     from finflow_sb3.runs.checkpoints import named_checkpoint
     from finflow_sb3.runs.folder import RunFolder
 
     named = named_checkpoint(path)
-    run = RunFolder.open(named.parent.parent if named else path).path
-    return settings_from(run, dataclasses.replace(shared, prices=None), algo, **sections)
+    return RunFolder.open(named.parent.parent if named else path)
 
 
 def settings_from(run: Path, shared: Shared, algo: str, /, **sections: dict[str, Any]) -> Settings:

@@ -18,6 +18,7 @@ from finflow_sb3.cli.finetune import (
 )
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
 from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
+from finflow_sb3.config import OfflineAlgorithm
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["demo_command", "train_command"]
 
 Mode = Literal["demo", "full", "offline", "online"]
-ALGO = {"offline": "iql", "online": "cqsac"}
 # Bare keys of a resumed run, of whichever phase, that both phases have.
 ALGO_OF_RUN = "cqsac"
 
@@ -42,7 +42,13 @@ def train_command(
             show_default="full",
         ),
     ] = None,
-    iql_epochs: Annotated[int | None, typer.Option(help="Epochs of pretraining.")] = None,
+    offline_algo: Annotated[
+        OfflineAlgorithm | None, typer.Option(help="What pretrains.", show_default="iql")
+    ] = None,
+    iql_epochs: Annotated[int | None, typer.Option(help="Epochs of pretraining by iql.")] = None,
+    td3bc_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of pretraining by td3bc.")
+    ] = None,
     sac_episodes: Annotated[
         int | None, typer.Option(min=1, help="Episodes of fine-tuning, episode_length steps each.")
     ] = None,
@@ -65,7 +71,9 @@ def train_command(
     }
     own = {
         "mode": mode,
+        "offline_algo": offline_algo,
         "iql_epochs": iql_epochs,
+        "td3bc_epochs": td3bc_epochs,
         "sac_episodes": sac_episodes,
         "dataset": dataset,
         **cqsac,
@@ -75,40 +83,65 @@ def train_command(
         settings = settings_of_resumed(resume, shared, ALGO_OF_RUN)
         trained = _resumed(resume, settings, shared.prices)
     else:
-        chosen = mode or "full"
-        if chosen == "demo" and (iql_epochs is not None or sac_episodes is not None):
-            raise ConfigError(
-                "--mode demo has lengths of its own; use --mode full with --iql-epochs and "
-                "--sac-episodes"
-            )
+        chosen, pretraining = mode or "full", offline_algo or "iql"
+        epochs: dict[OfflineAlgorithm, int | None] = {"iql": iql_epochs, "td3bc": td3bc_epochs}
+        _check_lengths(chosen, offline_algo, epochs, sac_episodes)
         flags: dict[str, dict[str, Any]] = {
-            "iql": {"epochs": iql_epochs, "batch_size": batch_size},
+            pretraining: {"epochs": epochs[pretraining], "batch_size": batch_size},
             "cqsac": cqsac,
         }
-        settings = shared_settings(shared, ALGO.get(chosen), **flags)
+        owner = {"offline": pretraining, "online": "cqsac"}.get(chosen)
+        settings = shared_settings(shared, owner, **flags)
         if sac_episodes is not None:
             steps = sac_episodes * settings.env_kwargs.episode_length
             settings = settings.replace(cqsac={"n_timesteps": steps})
-        trained = _trained(settings, chosen, dataset)
+        trained = _trained(settings, chosen, dataset, pretraining)
     _show(trained, shared.json)
+
+
+def _check_lengths(
+    mode: Mode,
+    algo: OfflineAlgorithm | None,
+    epochs: dict[OfflineAlgorithm, int | None],
+    episodes: int | None,
+) -> None:
+    """Refuse lengths that would have no effect."""
+    given = [name for name, number in epochs.items() if number is not None]
+    pretrains = algo or "iql"
+    if mode == "online" and algo is not None:
+        raise ConfigError("--offline-algo: --mode online does not pretrain; leave it out")
+    if mode == "demo" and (given or episodes is not None):
+        raise ConfigError(
+            f"--mode demo has lengths of its own; use --mode full with --{pretrains}-epochs and "
+            "--sac-episodes"
+        )
+    for name in given:
+        if name != pretrains:
+            raise ConfigError(
+                f"--{name}-epochs: {pretrains} pretrains; give --{pretrains}-epochs, or "
+                f"--offline-algo {name}"
+            )
 
 
 @shared_options
 def demo_command(shared: Shared) -> None:
     """Everything from prices to the report with small settings, in a few minutes."""
     settings = shared_settings(shared, None)
-    trained = _trained(settings, "demo", None)
+    trained = _trained(settings, "demo", None, "iql")
     _show(trained, shared.json)
     if not shared.json and trained.pretrained and trained.finetuned:
         pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
         _suggest(settings.market.prices, pretrained, finetuned)
 
 
-def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
+def _trained(
+    settings: Settings, mode: Mode, dataset: Path | None, algo: OfflineAlgorithm
+) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
+    from finflow_sb3.evaluation.plot_style import label
     from finflow_sb3.pipeline import demo_settings, train
 
     with watching() as watch:
@@ -116,12 +149,12 @@ def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
             small = demo_settings(settings)
             console.print(
                 f"Demo on {small.market.prices}: {small.collect.episodes} episodes of known rules, "
-                f"{small.iql.epochs} epochs of IQL, {small.cqsac.n_timesteps:,} steps of CQSAC, "
-                "a backtest.",
+                f"{small.offline(algo).epochs} epochs of {label(algo)}, "
+                f"{small.cqsac.n_timesteps:,} steps of CQSAC, a backtest.",
                 markup=False,
                 highlight=False,
             )
-        return train(settings, mode, dataset, watch)
+        return train(settings, mode, dataset, watch, algo)
 
 
 def _resumed(run: Path, settings: Settings, prices: str | None) -> Trained:

@@ -51,6 +51,7 @@ FIGURES = {
     "v_loss": ("value loss", "{:.4g}"),
     "q_loss": ("critic loss", "{:.4g}"),
     "policy_loss": ("policy loss", "{:.4g}"),
+    "bc_loss": ("cloning loss", "{:.4g}"),
 }
 VALIDATION = {
     "sharpe": ("Sharpe", "{:.3f}"),

@@ -30,7 +30,7 @@ ACTIONS = {
     "stop": "the run stops",
 }
 STAGES = {"episodes": "collecting"}
-LOSSES = {"v_loss": "V loss", "q_loss": "Q loss", "policy_loss": "policy"}
+LOSSES = {"v_loss": "V loss", "q_loss": "Q loss", "policy_loss": "policy", "bc_loss": "cloning"}
 WIDE = 116
 READ_EVERY = 1.0
 
@@ -112,6 +112,8 @@ class TerminalWatch(Watch):
         copied = ", ".join(f"{name} {count:,}" for name, count in report.copied.items())
         console.print(Text(f"Seeded exactly, in parameters: {copied}."))
         console.print(Text(f"Starts fresh: {', '.join(report.fresh)}."))
+        if report.absent:
+            console.print(Text(f"Not pretrained, and left out: {', '.join(report.absent)}."))
 
     def warned(self, event: Event) -> None:
         what = "" if event.action == "warn" else f": {ACTIONS[event.action]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from finflow_sb3 import config_forms as forms
 from finflow_sb3.checks import CHECKS, Action, Level, complete_actions, complete_bounds
@@ -17,19 +17,25 @@ from finflow_sb3.config_callbacks import known_callbacks
 from finflow_sb3.config_checks import check_settings, known_environment
 from finflow_sb3.config_fields import Checked, setting
 from finflow_sb3.config_policies import known_policy
+from finflow_sb3.errors import ConfigError
+from finflow_sb3.messages import remedy, shown
 from finflow_sb3.zoo_values import schedule
 
 __all__ = [
     "ANCHORS",
     "BEHAVIOURS",
+    "OFFLINE_ALGORITHMS",
     "CQSACSettings",
     "CollectSettings",
     "EnvSettings",
     "IQLSettings",
     "MarketSettings",
     "MonitorSettings",
+    "OfflineAlgorithm",
+    "OfflineSettings",
     "RunSettings",
     "Settings",
+    "TD3BCSettings",
 ]
 
 ANCHORS = ("volatility", "correlation", "momentum", "defensive", "growth")
@@ -43,6 +49,9 @@ BEHAVIOURS = (
     "buy_and_hold",
     "cash_heavy",
 )
+OfflineAlgorithm = Literal["iql", "td3bc"]
+"""Algorithms of the offline phase; each has the section of its name."""
+OFFLINE_ALGORITHMS: tuple[OfflineAlgorithm, ...] = get_args(OfflineAlgorithm)
 
 
 @dataclass(frozen=True)
@@ -112,19 +121,16 @@ class CollectSettings(Checked):
 
 
 @dataclass(frozen=True)
-class IQLSettings(Checked):
-    """Implicit Q-learning (Kostrikov et al. 2021) through d3rlpy."""
+class OfflineSettings(Checked):
+    """What every algorithm of the offline phase has."""
 
     epochs: int = setting(50, "epochs", 1, 100_000)
     steps_per_epoch: int = setting(100, "gradient steps in an epoch", 1, 1_000_000)
     batch_size: int = setting(512, "transitions in a batch", 2, 1_000_000)
-    expectile: float = setting(0.7, "τ of the expectile regression", 0.5, 0.999)
-    weight_temp: float = setting(3.0, "β in exp(β·A), the paper's inverse temperature", 0.0, 1000.0)
-    max_weight: float = setting(100.0, "largest advantage weight", 0.1, 1e6)
     gamma: float = setting(0.99, "discount", 0.0, 1.0)
     tau: float = setting(0.005, "target network rate", 0.0, 1.0)
     actor_lr: float = setting(3e-4, "learning rate of the policy", 0.0, 1.0)
-    critic_lr: float = setting(3e-4, "learning rate of Q and V", 0.0, 1.0)
+    critic_lr: float = setting(3e-4, "learning rate of the critics, and of V", 0.0, 1.0)
     n_critics: int = setting(2, "critics", 1, 20)
     n_quantiles: int = setting(32, "quantiles a critic", 1, 1000)
     balance_coef: float = setting(0.01, "weight of the gate's load balancing", 0.0, 100.0)
@@ -137,6 +143,25 @@ class IQLSettings(Checked):
     )
     fqe_steps: int = setting(1000, "gradient steps of that for each of them", 1, 10_000_000)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
+
+
+@dataclass(frozen=True)
+class IQLSettings(OfflineSettings):
+    """Implicit Q-learning (Kostrikov et al. 2021) through d3rlpy."""
+
+    expectile: float = setting(0.7, "τ of the expectile regression", 0.5, 0.999)
+    weight_temp: float = setting(3.0, "β in exp(β·A), the paper's inverse temperature", 0.0, 1000.0)
+    max_weight: float = setting(100.0, "largest advantage weight", 0.1, 1e6)
+
+
+@dataclass(frozen=True)
+class TD3BCSettings(OfflineSettings):
+    """TD3+BC (Fujimoto and Gu 2021) through d3rlpy."""
+
+    alpha: float = setting(2.5, "α in λ = α/mean|Q|, the weight of Q against cloning", 0.0, 1000.0)
+    target_smoothing_sigma: float = setting(0.2, "noise on the target's action", 0.0, 10.0)
+    target_smoothing_clip: float = setting(0.5, "where that noise is clipped", 0.0, 2.0)
+    update_actor_interval: int = setting(2, "steps between two updates of the policy", 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -271,6 +296,7 @@ class Settings:
     env_kwargs: EnvSettings = field(default_factory=EnvSettings)
     collect: CollectSettings = field(default_factory=CollectSettings)
     iql: IQLSettings = field(default_factory=IQLSettings)
+    td3bc: TD3BCSettings = field(default_factory=TD3BCSettings)
     cqsac: CQSACSettings = field(default_factory=CQSACSettings)
     run: RunSettings = field(default_factory=RunSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
@@ -278,6 +304,13 @@ class Settings:
     def __post_init__(self) -> None:
         known_environment(self.env)
         check_settings(self)
+
+    def offline(self, algo: OfflineAlgorithm) -> OfflineSettings:
+        """The section of an algorithm of the offline phase."""
+        sections = {"iql": self.iql, "td3bc": self.td3bc}
+        if algo not in sections:
+            raise ConfigError(f"algo: {shown(algo)} is not known; {remedy(algo, list(sections))}")
+        return sections[algo]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, ready for YAML and JSON."""

@@ -15,7 +15,7 @@ from finflow_sb3.config_fields import check_given
 from finflow_sb3.config_files import DEFAULT_ENV
 from finflow_sb3.config_keys import (
     SECTIONS,
-    find_key,
+    find_keys,
     from_text,
     key_names,
     unknown,
@@ -139,7 +139,7 @@ def _argument(text_key: str, algo: str) -> str:
 
 
 def _from_text(algo: str, text_key: str, text: str, where: str) -> dict[str, Given]:
-    if find_key(text_key, algo, where) is not None:
+    if find_keys(text_key, algo, where):
         return {}
     name = _argument(text_key, algo)
     return {name: Given(_checked(algo, name, from_text(None, name, text, where), where), where)}
@@ -148,10 +148,10 @@ def _from_text(algo: str, text_key: str, text: str, where: str) -> dict[str, Giv
 def _checked(algo: str, name: str, value: Any, where: str) -> Any:
     names = _names(algo)
     if name not in names:
-        key = find_key(name, algo, where)
-        if key is not None:
+        keys = find_keys(name, algo, where)
+        if keys:
             raise ConfigError(
-                f"{where}: unknown setting {name!r} of {algo}; it belongs under {key[0]!r}"
+                f"{where}: unknown setting {name!r} of {algo}; it belongs under {keys[0][0]!r}"
             )
         raise unknown(f"setting of {algo}", name, names, where)
     value = clean(name, value, where)

@@ -85,7 +85,8 @@ def check_settings(settings: Settings) -> None:
 def _faults(settings: Settings) -> Iterator[Fault]:
     yield from _market_faults(settings.market)
     yield from _policy_faults(settings)
-    yield from _cqsac_faults(settings.cqsac, settings.iql.n_quantiles)
+    pretrained = max(settings.iql.n_quantiles, settings.td3bc.n_quantiles)
+    yield from _cqsac_faults(settings.cqsac, pretrained)
 
 
 def _market_faults(market: MarketSettings) -> Iterator[Fault]:
@@ -111,6 +112,7 @@ def _policy_faults(settings: Settings) -> Iterator[Fault]:
     cqsac = settings.cqsac
     for section, policy, kwargs in (
         ("iql", EXPERTS, settings.iql.policy_kwargs),
+        ("td3bc", EXPERTS, settings.td3bc.policy_kwargs),
         ("cqsac", cqsac.policy, cqsac.policy_kwargs),
     ):
         try:

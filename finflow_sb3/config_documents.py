@@ -17,7 +17,7 @@ from finflow_sb3.config_keys import (
     SECTIONS,
     Key,
     check_key,
-    find_key,
+    find_keys,
     unknown,
 )
 from finflow_sb3.errors import ConfigError
@@ -231,7 +231,7 @@ def _check_top_key(key: str, where: str) -> None:
             raise ConfigError(f"{where}: {error}") from None
         return
     try:
-        find_key(key, "cqsac", where)
+        find_keys(key, "cqsac", where)
     except ConfigError:
         setting = key in SECTIONS
     else:
@@ -273,9 +273,8 @@ def entry_layer(entry: dict[str, Any], algo: str | None, where: Where) -> Layer:
         elif algo is not None:
             _put(layer, check_key(algo, name, where(name)), value, where(name))
         else:
-            key = find_key(name, None, where(name))
-            assert key is not None
-            _put(layer, key, value, where(name))
+            for key in find_keys(name, None, where(name)):
+                _put(layer, key, value, where(name))
     return layer
 
 

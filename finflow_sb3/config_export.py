@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from textwrap import indent
 from typing import Any
 
-from finflow_sb3.config import CQSACSettings, Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, CQSACSettings, Settings
 from finflow_sb3.config_arguments import PlainArguments
 from finflow_sb3.config_checks import is_portfolio
 from finflow_sb3.config_files import plain_yaml, resolve
@@ -48,12 +48,13 @@ def own_content(settings: Settings, plain: PlainArguments | None = None) -> dict
     Parameters
     ----------
     plain : arguments of a plain SB3 algorithm, which stand flat in the place of the sections
-        collect, iql and cqsac
+        of the two phases
     """
     content = settings.as_dict()
     if plain is None:
         return content
-    unused = ["collect", "iql", "cqsac", *([] if is_portfolio(settings.env) else ["env_kwargs"])]
+    foreign = [] if is_portfolio(settings.env) else ["env_kwargs"]
+    unused = ["collect", *OFFLINE_ALGORITHMS, "cqsac", *foreign]
     kept = {name: values for name, values in content.items() if name not in unused}
     return {**kept, **plain.arguments, **plain.unused}
 
@@ -108,9 +109,9 @@ def zoo_yaml(settings: Settings, algo: str, plain: PlainArguments | None = None)
     ConfigError
         If the zoo has no such algorithm.
     """
-    if algo == "iql":
+    if algo in OFFLINE_ALGORITHMS:
         raise ConfigError(
-            "--zoo: iql is no algorithm of Stable-Baselines3; export it without --zoo, or take "
+            f"--zoo: {algo} is no algorithm of Stable-Baselines3; export it without --zoo, or take "
             "--algo cqsac"
         )
     if plain is None:

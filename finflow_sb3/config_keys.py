@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, Settings
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.messages import one_line, remedy, shown
 from finflow_sb3.zoo_values import clean, parse_yaml
@@ -20,7 +20,7 @@ __all__ = [
     "SECTIONS",
     "Key",
     "check_key",
-    "find_key",
+    "find_keys",
     "from_text",
     "key_names",
     "unknown",
@@ -31,14 +31,15 @@ __all__ = [
 SECTIONS: dict[str, Any] = {
     name: hint for name, hint in typing.get_type_hints(Settings).items() if name != "env"
 }
-ALGORITHMS = ("iql", "cqsac", "sac", "tqc")
+ALGORITHMS = (*OFFLINE_ALGORITHMS, "cqsac", "sac", "tqc")
 # Their settings are the arguments of SB3's and sb3-contrib's classes and no part of `Settings`.
 PLAIN_ALGORITHMS = ("sac", "tqc")
 OTHER_VARIABLES = ("FINFLOW_CACHE_DIR", "FINFLOW_DEBUG", "FINFLOW_ENV", "FINFLOW_PRESET")
 """Variables with our prefix that are not settings: places, and options of the command."""
 
 _PREFIX = "FINFLOW_"
-_SHARED = tuple(name for name in SECTIONS if name not in ("collect", "iql", "cqsac"))
+_OF_A_PHASE = ("collect", *OFFLINE_ALGORITHMS, "cqsac")
+_SHARED = tuple(name for name in SECTIONS if name not in _OF_A_PHASE)
 
 Key = tuple[str, str]
 """Section and name of a setting, as in ``("iql", "expectile")``."""
@@ -76,15 +77,16 @@ def check_key(section: str, name: str, where: str) -> Key:
     raise unknown(f"setting of {section}", name, key_names(section), where)
 
 
-def find_key(text: str, algo: str | None, where: str) -> Key | None:
+def find_keys(text: str, algo: str | None, where: str) -> tuple[Key, ...]:
     """The setting that ``section.name`` or a bare ``name`` stands for.
 
-    A bare name that several sections have is the one of the command's algorithm.
+    A bare name that several sections have is the one of the command's algorithm. One that only
+    algorithms of the offline phase have is that of each: whichever pretrains, it holds.
 
     Returns
     -------
-    tuple or None
-        None if the key is an argument of a plain SB3 algorithm and no part of `Settings`.
+    tuple
+        Empty if the key is an argument of a plain SB3 algorithm and no part of `Settings`.
 
     Raises
     ------
@@ -94,23 +96,23 @@ def find_key(text: str, algo: str | None, where: str) -> Key | None:
     section, dot, name = text.partition(".")
     if dot:
         if algo in PLAIN_ALGORITHMS and section == algo:
-            return None
-        return check_key(section, name, where)
+            return ()
+        return (check_key(section, name, where),)
     if algo in PLAIN_ALGORITHMS:
         shared = [s for s in _SHARED if text in key_names(s)]
-        return (shared[0], text) if shared else None
+        return ((shared[0], text),) if shared else ()
     owners = [s for s in SECTIONS if text in key_names(s)]
     if algo is not None and algo in owners:
-        return algo, text
+        return ((algo, text),)
     if not owners:
         every = [name for s in SECTIONS for name in key_names(s)]
         if where.startswith(_PREFIX):
             every += [name.removeprefix(_PREFIX).lower() for name in OTHER_VARIABLES]
         raise unknown("setting", text, list(dict.fromkeys(every)), where)
-    if len(owners) > 1:
+    if len(owners) > 1 and not set(owners) <= set(OFFLINE_ALGORITHMS):
         candidates = " or ".join(f"{s}.{text}" for s in owners)
         raise ConfigError(f"{where}: {text!r} is ambiguous; write {candidates}")
-    return owners[0], text
+    return tuple((owner, text) for owner in owners)
 
 
 def from_text(key: Key | None, name: str, text: str, where: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, Settings
 from finflow_sb3.config_checks import Contradiction, is_portfolio
 from finflow_sb3.config_documents import (
     Document,
@@ -22,7 +22,7 @@ from finflow_sb3.config_keys import (
     PLAIN_ALGORITHMS,
     SECTIONS,
     check_key,
-    find_key,
+    find_keys,
     from_text,
     key_names,
     written_params,
@@ -131,7 +131,7 @@ def _packaged_layer(env: str, algo: str | None) -> Layer:
     layer: Layer = {}
     # What is packaged for SB3's own algorithms was chosen for portfolios.
     plain = [algo] if algo in PLAIN_ALGORITHMS and is_portfolio(env) else []
-    for name in ["iql", "cqsac", *plain]:
+    for name in [*OFFLINE_ALGORITHMS, "cqsac", *plain]:
         layer = _over(layer, _document_layer(packaged(name), env, algo))
     return layer
 
@@ -162,8 +162,7 @@ def _file_layer(path: Path, env: str, algo: str | None) -> Layer:
 def _text_layer(texts: Iterable[tuple[str, str, str]], algo: str | None) -> Layer:
     layer: Layer = {}
     for name, text, where in texts:
-        key = find_key(name, algo, where)
-        if key is not None:
+        for key in find_keys(name, algo, where):
             layer[key] = Given(from_text(key, key[1], text, where), where)
     return layer
 

@@ -72,7 +72,13 @@ class _ExpertPolicy(_Common, NetworkSizes):
     """Its layout, `gate_scale` and `with_value` come from the environment and the hand-over."""
 
 
-_KINDS: dict[str, type[Checked]] = {"sac": _SACPolicy, "tqc": _TQCPolicy, "cqsac": _CQSACPolicy}
+_KINDS: dict[str, type[Checked]] = {
+    "iql": NetworkSizes,
+    "td3bc": NetworkSizes,
+    "sac": _SACPolicy,
+    "tqc": _TQCPolicy,
+    "cqsac": _CQSACPolicy,
+}
 
 
 def known_policy(value: str) -> str:
@@ -87,20 +93,17 @@ def check_policy_kwargs(algo: str, policy: str, kwargs: dict[str, Any]) -> None:
 
     Parameters
     ----------
-    algo : "iql", "cqsac", "sac" or "tqc"
-    policy : name of the policy; "iql" has the experts always
+    algo : "iql", "td3bc", "cqsac", "sac" or "tqc"
+    policy : name of the policy; the first two have the experts always
 
     Raises
     ------
     ConfigError
         Naming the key, without the section.
     """
-    if algo == "iql":
-        kind: type[Checked] = NetworkSizes
-    elif algo == "cqsac" and policy == EXPERTS:
+    kind: type[Checked] = _KINDS[algo]
+    if algo == "cqsac" and policy == EXPERTS:
         kind = _ExpertPolicy
-    else:
-        kind = _KINDS[algo]
     try:
         check_given(kind, kwargs, "key")
     except ConfigError as error:

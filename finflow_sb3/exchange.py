@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OfflineSettings, Settings
 from finflow_sb3.cqsac.parallel import require_alone
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.network_sizes import NetworkSizes
@@ -18,6 +18,7 @@ from finflow_sb3.pipeline import (
     from_scratch,
     is_pretraining,
     new_run,
+    without_value,
 )
 from finflow_sb3.pretrain.artefact import read_artefact, write_artefact
 from finflow_sb3.results import Watch
@@ -165,6 +166,8 @@ def import_zip(
     settings, market = open_pinned(settings, None, watch)
     env = settings.env_kwargs
     artefact = artefact_of(content, market, sizes, env.gate_scale) if sizes else None
+    if artefact is not None and not artefact.has_value:
+        settings = without_value(settings, watch)
     vec_env = build_env(market, env, settings.cqsac, settings.run.seed)
     model = build_model(vec_env, market, env, settings.cqsac, settings.run, artefact)
     require_fit(content, model, market, env)
@@ -178,17 +181,21 @@ def import_zip(
 
 
 def _seeded_sizes(settings: Settings, content: ZipContent) -> NetworkSizes | None:
-    """Sizes as a pretraining run of these settings would have; None of a zip without its value
-    network, which was trained from scratch.
+    """Sizes as the pretraining run of these settings would have that seeded what the zip holds;
+    None of a zip that was trained from scratch.
     """
-    seeded = any(name.startswith("reference_value.") for name in content.policy)
-    if not seeded or settings.cqsac.policy != "MultiExpertPolicy":
+    if settings.cqsac.policy != "MultiExpertPolicy":
         return None
-    iql = settings.iql
+    if any(name.startswith("reference_value.") for name in content.policy):
+        own: OfflineSettings = settings.iql
+    elif content.policy_kwargs.get("with_value") is False:  # seeded, without V
+        own = settings.td3bc
+    else:
+        return None
     given = {
-        "n_critics": iql.n_critics,
-        "n_quantiles": iql.n_quantiles,
-        **iql.policy_kwargs,
+        "n_critics": own.n_critics,
+        "n_quantiles": own.n_quantiles,
+        **own.policy_kwargs,
         **settings.cqsac.policy_kwargs,
     }
     known = {item.name for item in dataclasses.fields(NetworkSizes)}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from finflow_sb3.allocator import keep_freed_memory
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.compiling import require_mode
 from finflow_sb3.cqsac.parallel import connect, first_goes_first, from_first, rank, require_alone
@@ -45,7 +45,14 @@ from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefac
 from finflow_sb3.pretrain.run import run_offline, start_offline
 from finflow_sb3.pretraining_record import pretraining_record
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
-from finflow_sb3.run_notes import PLAN, copy_ranking, note_dataset, note_market, note_plan
+from finflow_sb3.run_notes import (
+    PLAN,
+    copy_ranking,
+    note_dataset,
+    note_market,
+    note_plan,
+    noted_algo,
+)
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.runs.provenance import same_validation
@@ -74,6 +81,7 @@ __all__ = [
     "run_finetuning",
     "run_pretraining",
     "train",
+    "without_value",
 ]
 
 
@@ -185,9 +193,10 @@ def pretrain(
     stop_at: int | None = None,
     watch: Watch | None = None,
     plan: Mode = "full",
+    algo: OfflineAlgorithm = "iql",
     action_range: ActionRange | None = None,
 ) -> Pretrained:
-    """Learn from offline data with IQL; collects it (or takes it from the cache) if not given.
+    """Learn from offline data; collects it (or takes it from the cache) if not given.
 
     Parameters
     ----------
@@ -195,11 +204,15 @@ def pretrain(
         which a perceptron learns for the environment that it comes from
     action_range : of a dataset without a market, see `read_plain`
     stop_at : stop with a checkpoint after this gradient step
+    algo : "iql" or "td3bc"; its settings are in the section of its name
     plan : what `resuming.continue_training` does after it; `train` says so
     """
     require_alone("pretrain")
+    settings.offline(algo)
     watch = watch or Watch()
     if dataset is not None and is_plain(dataset):
+        if algo != "iql":
+            raise ConfigError(f"{dataset}: has no market, and {algo} needs one; use algo iql")
         return _pretrain_plain(settings, str(dataset), stop_at, watch, action_range)
     if action_range is not None:
         raise ConfigError(
@@ -210,9 +223,9 @@ def pretrain(
     pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
     data, path = transitions_for(settings, market, dataset, watch)
-    with new_run(settings, "iql", watch) as folder:
+    with new_run(settings, algo, watch) as folder:
         note_dataset(folder, dataset)
-        note_plan(folder, plan)
+        note_plan(folder, plan, algo)
         note_market(folder, market)
         return run_pretraining(settings, market, data, path, folder, watch, stop_at=stop_at)
 
@@ -228,7 +241,7 @@ def _pretrain_plain(
     pick_device(settings.run.device)
     dataset = open_plain(source, action_range, watch)
     with new_run(settings, "iql", watch, plain_name(source)) as folder:
-        note_plan(folder, "offline")
+        note_plan(folder, "offline", "iql")
         note_plain(folder, source, dataset)
         with going_on(folder, "pretrain"):
             return run_plain_pretraining(settings, dataset, folder, watch, stop_at=stop_at)
@@ -255,17 +268,18 @@ def run_pretraining(
     checkpoint: Checkpoint | None = None,
     stop_at: int | None = None,
 ) -> Pretrained:
-    """Train IQL in a run's folder, from the start or from a checkpoint of it."""
-    env, iql, seed = settings.env_kwargs, settings.iql, settings.run.seed
+    """Train the run's algorithm in its folder, from the start or from a checkpoint of it."""
+    env, seed = settings.env_kwargs, settings.run.seed
+    own = settings.offline(noted_algo(folder))
     keep_freed_memory()
-    device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
-    started = start_offline(market, env, iql, seed, device, checkpoint)
+    device, total = pick_device(settings.run.device), own.epochs * own.steps_per_epoch
+    started = start_offline(market, env, own, seed, device, checkpoint)
     if checkpoint is not None and not same_validation(checkpoint, settings):
         started.course.kept.clear()
-    opened = pretraining_record(settings, folder, total, watch, checkpoint, stop_at)
+    opened = pretraining_record(settings, own, folder, total, watch, checkpoint, stop_at)
     with going_on(folder, "pretrain"), opened as record:
         outcome = run_offline(
-            data, market, env, iql, seed, device=device, started=started, **record.callbacks
+            data, market, env, own, seed, device=device, started=started, **record.callbacks
         )
         return record.end(outcome, dataset, untrained(market, env))
 
@@ -320,6 +334,8 @@ def open_start(
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
         settings = from_scratch(settings)
+    elif not artefact.has_value:
+        settings = without_value(settings, watch)
     with first_goes_first():
         layout, scaler = artefact.of_market(str(pretrained)) if artefact else (None, None)
         settings, market = open_pinned(settings, scaler, watch)
@@ -402,6 +418,14 @@ def from_scratch(settings: Settings) -> Settings:
     return settings.replace(cqsac=changes)
 
 
+def without_value(settings: Settings, watch: Watch) -> Settings:
+    """With an artefact that has no V there is nothing to floor Q at."""
+    if not settings.cqsac.cal_ql:
+        return settings
+    watch.remark("cal_ql is off: the pretraining has no V that Q could be floored at.")
+    return settings.replace(cqsac={"cal_ql": False})
+
+
 def offline_data(
     settings: Settings, market: ObservedMarket, dataset: str | Path | None, watch: Watch
 ) -> OfflineDataset | None:
@@ -416,11 +440,16 @@ def train(
     mode: Mode = "full",
     dataset: str | Path | None = None,
     watch: Watch | None = None,
+    offline_algo: OfflineAlgorithm = "iql",
 ) -> Trained:
     """All stages in one go.
 
     `full` and `demo`: collect, pretrain, seed, fine-tune, evaluate. `offline`: without
     fine-tuning. `online`: fine-tuning from scratch. `demo` is `full` with small settings.
+
+    Parameters
+    ----------
+    offline_algo : what pretrains, "iql" or "td3bc"
     """
     pretrained = finetuned = None
     if dataset is not None and is_plain(dataset):
@@ -433,7 +462,7 @@ def train(
         _check_finetune(settings, None)
     if mode != "online":
         plan: Mode = "offline" if mode == "offline" else "full"
-        pretrained = pretrain(settings, dataset, watch=watch, plan=plan)
+        pretrained = pretrain(settings, dataset, watch=watch, plan=plan, algo=offline_algo)
         if not pretrained.finished:
             return Trained(pretrained, None, None)
     if mode != "offline":
@@ -449,10 +478,15 @@ def train(
 
 def demo_settings(settings: Settings) -> Settings:
     """Small settings that end within five minutes on two cores; smaller ones stay."""
-    iql, cqsac = settings.iql, settings.cqsac
+    cqsac = settings.cqsac
+    offline = {
+        algo: {"epochs": min(own.epochs, 8), "batch_size": min(own.batch_size, 256)}
+        for algo in OFFLINE_ALGORITHMS
+        for own in [settings.offline(algo)]
+    }
     return settings.replace(
         collect={"episodes": min(settings.collect.episodes, 200)},
-        iql={"epochs": min(iql.epochs, 8), "batch_size": min(iql.batch_size, 256)},
+        **offline,
         cqsac={
             "n_timesteps": min(cqsac.n_timesteps, 60 * settings.env_kwargs.episode_length),
             "warmup_steps": min(cqsac.warmup_steps, 1008),

@@ -162,7 +162,7 @@ def run_plain_pretraining(
     started = start_learner(
         dataset.spaces, settings.env_kwargs.gate_scale, iql, seed, device, checkpoint
     )
-    record = pretraining_record(settings, folder, total, watch, checkpoint, stop_at)
+    record = pretraining_record(settings, iql, folder, total, watch, checkpoint, stop_at)
     with record as open_record:
         outcome = run_plain(dataset, iql, started, seed, device, **open_record.callbacks)
         return open_record.end(outcome, dataset.source, untrained={})

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OfflineSettings, Settings
 from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.pretrain.artefact import write_artefact
 from finflow_sb3.pretrain.course import Tensors
@@ -36,6 +36,7 @@ class PretrainingRecord:
     """
 
     settings: Settings
+    own: OfflineSettings
     folder: RunFolder
     record: Recording
     watch: Watch
@@ -64,7 +65,7 @@ class PretrainingRecord:
 
     def _note(self, found: Ranking, epochs: int) -> None:
         note_ranking(self.folder, found)
-        judged, wanted = len(found.epochs), min(self.settings.iql.fqe_epochs, epochs)
+        judged, wanted = len(found.epochs), min(self.own.fqe_epochs, epochs)
         if judged < wanted:
             self.watch.remark(
                 f"Judged {judged} of {wanted} epochs: weights of the others were not kept, as "
@@ -75,6 +76,7 @@ class PretrainingRecord:
 @contextmanager
 def pretraining_record(
     settings: Settings,
+    own: OfflineSettings,
     folder: RunFolder,
     total: int,
     watch: Watch,
@@ -85,6 +87,7 @@ def pretraining_record(
 
     Parameters
     ----------
+    own : settings of the algorithm
     total : gradient steps
     stop_at : stop with a checkpoint after this one
     """
@@ -113,7 +116,7 @@ def pretraining_record(
             "on_fqe": partial(_evaluating, record.status, watch),
             "stop": lambda step: ask.asked or (stop_at is not None and step >= stop_at),
         }
-        yield PretrainingRecord(settings, folder, record, watch, callbacks)
+        yield PretrainingRecord(settings, own, folder, record, watch, callbacks)
 
 
 def _evaluating(status: StatusFile, watch: Watch, done: int, total: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.cqsac.parallel import any_of, connect, from_first, rank, require_alone, world_size
 from finflow_sb3.envs.observations import ObservedMarket
@@ -41,6 +42,7 @@ from finflow_sb3.results import Collected, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.run_notes import (
     NotedMarket,
     note_market,
+    noted_algo,
     noted_dataset,
     noted_market,
     noted_plan,
@@ -71,7 +73,7 @@ CQSAC_IS_FIXED = (
     "target_entropy",
     "cql_target_action_gap",
 )
-IQL_IS_FIXED = ("steps_per_epoch", "n_critics", "n_quantiles", "policy_kwargs")
+OFFLINE_IS_FIXED = ("steps_per_epoch", "n_critics", "n_quantiles", "policy_kwargs")
 
 
 @dataclass(frozen=True)
@@ -178,16 +180,18 @@ def resume_pretraining(
         raise ArtefactError(
             f"{path}: is no pretraining run; go on with finflow finetune --resume {path}"
         )
+    algo = noted_algo(folder)
     settings = settings or folder.settings()
     pick_device(settings.run.device)
     if is_without_market(folder):
         return _resume_plain(folder, named, settings, prices, stop_at, watch)
-    open = _reopened(folder, named, settings, prices, _fixed_of_pretraining, watch)
+    open = _reopened(folder, named, settings, prices, partial(_fixed_of_pretraining, algo), watch)
     settings, checkpoint = open.settings, open.checkpoint
     data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch)
     _start(open, watch)
     step = 0 if checkpoint is None else checkpoint.step
-    total = settings.iql.epochs * settings.iql.steps_per_epoch
+    own = settings.offline(algo)
+    total = own.epochs * own.steps_per_epoch
     watch.remark(f"Resuming at gradient step {step:,} of {total:,}.")
     return run_pretraining(settings, open.market, data, dataset, folder, watch, checkpoint, stop_at)
 
@@ -277,12 +281,12 @@ def continue_training(
 
 
 def _pretraining_is_done(folder: RunFolder) -> bool:
-    iql = folder.settings().iql
+    own = folder.settings().offline(noted_algo(folder))
     checkpoints = CheckpointStore(folder.checkpoints).all()
     if not checkpoints:
         return False
-    learned = int(checkpoints[-1].name.rpartition("_")[2]) >= iql.epochs * iql.steps_per_epoch
-    return learned and (iql.fqe_epochs == 0 or noted_ranking(folder) is not None)
+    learned = int(checkpoints[-1].name.rpartition("_")[2]) >= own.epochs * own.steps_per_epoch
+    return learned and (own.fqe_epochs == 0 or noted_ranking(folder) is not None)
 
 
 # ------------------------------------------------------------------- opening a run again
@@ -357,18 +361,18 @@ def _fixed_of_finetuning(name: str) -> bool:
     section, key = _section_and_key(name)
     if section == "cqsac":
         return key in CQSAC_IS_FIXED
-    return section == "iql" or _always_fixed(section, key)
+    return section in OFFLINE_ALGORITHMS or _always_fixed(section, key)
 
 
-def _fixed_of_pretraining(name: str) -> bool:
+def _fixed_of_pretraining(algo: OfflineAlgorithm, name: str) -> bool:
     section, key = _section_and_key(name)
-    if section == "iql":
-        return key in IQL_IS_FIXED
+    if section == algo:
+        return key in OFFLINE_IS_FIXED
     return _always_fixed(section, key)
 
 
 def _fixed_without_market(name: str) -> bool:
-    return _section_and_key(name)[0] in OF_MARKETS or _fixed_of_pretraining(name)
+    return _section_and_key(name)[0] in OF_MARKETS or _fixed_of_pretraining("iql", name)
 
 
 def _section_and_key(name: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm
 from finflow_sb3.envs.observations import ObservedMarket, Scaler
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.evaluation.ranking import Ranking
@@ -16,6 +17,7 @@ from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import load_prices, write_prices
+from finflow_sb3.messages import shown
 from finflow_sb3.pretrain.artefact import read_json, write_json
 from finflow_sb3.runs.folder import RunFolder
 
@@ -28,6 +30,7 @@ __all__ = [
     "note_market",
     "note_plan",
     "note_ranking",
+    "noted_algo",
     "noted_dataset",
     "noted_market",
     "noted_plan",
@@ -37,7 +40,8 @@ __all__ = [
 DATASET = "dataset.txt"
 """The dataset that was named."""
 PLAN = "plan.txt"
-"""What follows a pretraining run: `full` goes on with fine-tuning, `offline` does not."""
+"""What follows a pretraining run (`full` goes on with fine-tuning, `offline` does not), and by
+which algorithm it is."""
 PRICES = "prices.parquet"
 """The prices themselves."""
 MARKET = "market.json"
@@ -156,15 +160,37 @@ def noted_dataset(folder: RunFolder) -> Path | None:
     return Path(noted.read_text().rstrip("\n")) if noted.is_file() else None
 
 
-def note_plan(folder: RunFolder, plan: str) -> None:
-    """Write what follows this run."""
-    write_whole(folder.path / PLAN, f"{plan}\n".encode())
+def note_plan(folder: RunFolder, plan: str, algo: OfflineAlgorithm) -> None:
+    """Write what follows this pretraining run, and its algorithm."""
+    write_whole(folder.path / PLAN, f"{plan}\n{algo}\n".encode())
 
 
 def noted_plan(folder: RunFolder) -> str:
     """What follows this run; `full` where nothing was noted."""
+    return next(iter(_plan(folder)), "full")
+
+
+def noted_algo(folder: RunFolder) -> OfflineAlgorithm:
+    """The algorithm of a pretraining run; IQL, once the only one, where none was noted.
+
+    Raises
+    ------
+    ArtefactError
+        If the note names none that there is.
+    """
+    written = [*_plan(folder)[1:], "iql"][0]
+    for algo in OFFLINE_ALGORITHMS:
+        if written == algo:
+            return algo
+    raise ArtefactError(
+        f"{folder.path / PLAN}: {shown(written)} is no algorithm of the offline phase; start the "
+        f"run again with -c {folder.path / 'config.yml'}"
+    )
+
+
+def _plan(folder: RunFolder) -> list[str]:
     noted = folder.path / PLAN
-    return noted.read_text().strip() if noted.is_file() else "full"
+    return noted.read_text().split() if noted.is_file() else []
 
 
 def note_ranking(folder: RunFolder, found: Ranking) -> None:

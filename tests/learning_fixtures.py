@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from d3rlpy.torch_utility import TorchMiniBatch
 from markets import batch_of, random_prices, small_market
 
 from finflow_sb3.config import (
@@ -19,8 +20,10 @@ from finflow_sb3.config import (
     EnvSettings,
     IQLSettings,
     MarketSettings,
+    OfflineAlgorithm,
     RunSettings,
     Settings,
+    TD3BCSettings,
 )
 from finflow_sb3.config_files import read_config
 from finflow_sb3.envs.observations import ObservedMarket
@@ -30,8 +33,9 @@ from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.offline.collect import collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.pretrain.artefact import Artefact
-from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
+from finflow_sb3.pretrain.iql import ExpertIQL
 from finflow_sb3.pretrain.learner import Learner
+from finflow_sb3.pretrain.run import make_learner
 from finflow_sb3.runs.checkpoints import read_checkpoint
 
 TINY: dict[str, Any] = {
@@ -98,18 +102,45 @@ def small_dataset(env: EnvSettings | None = None) -> OfflineDataset:
     return collect_dataset(market, market.env, CollectSettings(episodes=16, n_envs=16), seed=0)
 
 
-def trained_iql(updates: int = 30, env: EnvSettings | None = None, **changes: Any) -> ExpertIQL:
-    """An IQL after some updates on the small dataset, fast enough to move every network."""
-    settings = IQLSettings(
-        batch_size=64, actor_lr=3e-3, critic_lr=3e-3, tau=0.1, policy_kwargs=TINY, **changes
+def mini_batch(count: int = 6, seed: int = 3) -> TorchMiniBatch:
+    """Transitions of the small dataset; the last two are made terminal."""
+    data = small_dataset()
+    batch = data.gather(
+        torch.randint(len(data), (count,), generator=torch.Generator().manual_seed(seed))
     )
+    terminals = torch.zeros(count, 1)
+    terminals[-2:] = 1.0
+    return TorchMiniBatch(
+        observations=batch.observations,
+        actions=batch.actions,
+        rewards=batch.rewards,
+        next_observations=batch.next_observations,
+        next_actions=batch.actions,
+        returns_to_go=torch.zeros_like(batch.rewards),
+        terminals=terminals,
+        intervals=torch.ones_like(batch.rewards),
+        device="cpu",
+    )
+
+
+def trained(
+    algo: OfflineAlgorithm, updates: int = 30, env: EnvSettings | None = None, **changes: Any
+) -> Any:
+    """An algorithm after some updates on the small dataset, fast enough to move every network."""
+    fast = {"batch_size": 64, "actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.1}
+    settings = Settings().replace(**{algo: {**fast, "policy_kwargs": TINY, **changes}})
     torch.manual_seed(0)
-    algo = make_iql(settings, small_market(env).layout)
+    learner = make_learner(settings.offline(algo), small_market(env).layout)
     data = small_dataset(env)
     generator = torch.Generator().manual_seed(1)
     for _ in range(updates):
-        algo.update_on(data.gather(torch.randint(len(data), (64,), generator=generator)))
-    return algo
+        learner.update_on(data.gather(torch.randint(len(data), (64,), generator=generator)))
+    return learner
+
+
+def trained_iql(updates: int = 30, env: EnvSettings | None = None, **changes: Any) -> ExpertIQL:
+    learner: ExpertIQL = trained("iql", updates, env, **changes)
+    return learner
 
 
 def artefact_of(algo: Learner, market: ObservedMarket) -> Artefact:
@@ -142,6 +173,7 @@ def tiny_settings(folder: Path, **changes: dict[str, Any]) -> Settings:
         env_kwargs=EnvSettings(episode_length=20),
         collect=CollectSettings(episodes=16, n_envs=16),
         iql=IQLSettings(epochs=2, steps_per_epoch=5, batch_size=32, policy_kwargs=TINY),
+        td3bc=TD3BCSettings(epochs=2, steps_per_epoch=5, batch_size=32, policy_kwargs=TINY),
         cqsac=CQSACSettings(
             n_timesteps=240,
             n_envs=4,

@@ -13,17 +13,19 @@ from finflow_sb3.config_files import resolve
 from finflow_sb3.zoo_values import dump_yaml
 
 NETS = {"expert_hidden": 4, "gate_hidden": 4, "token_hidden": 4, "critic_hidden": [8]}
+OFFLINE: dict[str, Any] = {
+    "epochs": 2,
+    "steps_per_epoch": 3,
+    "batch_size": 16,
+    "n_quantiles": 4,
+    "policy_kwargs": NETS,
+}
 TINY: dict[str, dict[str, Any]] = {
     "market": {"anchor_refit": 126},
     "env_kwargs": {"episode_length": 40},
     "collect": {"episodes": 8, "n_envs": 8},
-    "iql": {
-        "epochs": 2,
-        "steps_per_epoch": 3,
-        "batch_size": 16,
-        "n_quantiles": 4,
-        "policy_kwargs": NETS,
-    },
+    "iql": OFFLINE,
+    "td3bc": OFFLINE,
     "cqsac": {
         "n_timesteps": 640,
         "n_envs": 16,

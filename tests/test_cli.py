@@ -222,7 +222,7 @@ def test_config_show_prints_yaml_that_reads_back(tmp_path: Path) -> None:
         ("iql.yml", "default: {gamma: 0.5}", None),
         ("any.yml", "A-v0: {cqsac: {gamma: 0.5}}", None),
         ("any.yml", "A-v0: {}\nB-v0: {iql: {gama: 0.5}}", "'gamma'"),
-        ("any.yml", "default: {gamma: 0.5}", "iql.gamma or cqsac.gamma"),
+        ("any.yml", "default: {gamma: 0.5}", "iql.gamma or td3bc.gamma or cqsac.gamma"),
         ("sac.yml", "default: {gamma: 0.5, policy_kwargs: 'dict(net_arch=[8])'}", None),
         ("sac.yml", "default: {gama: 0.5}", "'gamma'"),
         ("sac.yml", "default: {env_kwargs: {fea: 0.5}}", "'fee'"),

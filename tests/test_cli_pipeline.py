@@ -305,8 +305,8 @@ def trains(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `pipeline.train` was called with; nothing is trained."""
     calls: list[tuple[Any, ...]] = []
 
-    def train(settings: Any, mode: str, dataset: Any, watch: Any) -> Trained:
-        calls.append((settings, mode, dataset))
+    def train(settings: Any, mode: str, dataset: Any, watch: Any, algo: str) -> Trained:
+        calls.append((settings, mode, dataset, algo))
         return Trained(None, None, None)
 
     monkeypatch.setattr(pipeline, "train", train)
@@ -316,8 +316,8 @@ def trains(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_train_takes_its_flags(work: Work, trains: list[Any]) -> None:
     flags = ["--iql-epochs", "7", "--sac-episodes", "9", "--batch-size", "33"]
     fine("train", "-c", work.config, "--mode", "offline", "--dataset", "d.h5", *flags)
-    ((settings, mode, dataset),) = trains
-    assert (mode, dataset) == ("offline", Path("d.h5"))
+    ((settings, *others),) = trains
+    assert others == ["offline", Path("d.h5"), "iql"]
     assert settings.iql.epochs == 7
     assert settings.cqsac.n_timesteps == 9 * 40
     assert settings.iql.batch_size == settings.cqsac.batch_size == 33
@@ -331,7 +331,7 @@ def test_a_bare_key_belongs_to_the_phase_that_runs(
 ) -> None:
     result = run("train", "--mode", mode, "-p", "gamma:0.5")
     if iql is None:
-        assert "write iql.gamma or cqsac.gamma" in result.stderr
+        assert "write iql.gamma or td3bc.gamma or cqsac.gamma" in result.stderr
     else:
         assert (trains[0][0].iql.gamma, trains[0][0].cqsac.gamma) == (iql, cqsac)
 

@@ -11,38 +11,14 @@ import torch
 from d3rlpy.algos.qlearning.torch.iql_impl import IQLImpl
 from d3rlpy.optimizers import AdamFactory
 from d3rlpy.torch_utility import TorchMiniBatch
-from learning_fixtures import TINY, artefact_of, random_box, small_dataset, trained_iql
+from learning_fixtures import TINY, mini_batch, random_box, small_dataset, trained_iql
 from markets import small_market
 
-from finflow_sb3.config import EnvSettings, IQLSettings
-from finflow_sb3.errors import ArtefactError
+from finflow_sb3.config import IQLSettings
 from finflow_sb3.pretrain import iql as iql_module
-from finflow_sb3.pretrain.artefact import read_artefact, write_artefact
 from finflow_sb3.pretrain.iql import ExpertIQL, ExpertIQLImpl, make_iql
-from finflow_sb3.pretrain.run import run_offline
 
 CAP = 0.92
-
-
-def mini_batch(count: int = 6, seed: int = 3) -> TorchMiniBatch:
-    """Transitions of the small dataset; the last two are made terminal."""
-    data = small_dataset()
-    batch = data.gather(
-        torch.randint(len(data), (count,), generator=torch.Generator().manual_seed(seed))
-    )
-    terminals = torch.zeros(count, 1)
-    terminals[-2:] = 1.0
-    return TorchMiniBatch(
-        observations=batch.observations,
-        actions=batch.actions,
-        rewards=batch.rewards,
-        next_observations=batch.next_observations,
-        next_actions=batch.actions,
-        returns_to_go=torch.zeros_like(batch.rewards),
-        terminals=terminals,
-        intervals=torch.ones_like(batch.rewards),
-        device="cpu",
-    )
 
 
 @pytest.fixture(scope="module")
@@ -198,35 +174,6 @@ def test_the_weights_of_one_update_are_of_its_own_batch(algo: ExpertIQL) -> None
         assert weight == pytest.approx(expected, rel=1e-4)
 
 
-def test_updates_move_every_network_and_targets_follow() -> None:
-    algo = trained_iql(updates=0)
-    before = artefact_of(algo, small_market()).weights
-    data = small_dataset()
-    for step in range(3):
-        algo.update_on(data.gather(torch.arange(step * 32, step * 32 + 32)))
-    after = artefact_of(algo, small_market()).weights
-    for part in ("policy", "critics", "target_critics", "value"):
-        moved = [k for k in before if k.startswith(f"{part}.") and (before[k] != after[k]).any()]
-        assert moved, part
-    # Targets go a part of the way (τ = 0.1, three times) to where the critics went.
-    for name in (k for k in before if k.startswith("critics.head")):
-        lag = (after[f"target_{name}"] - before[name]).norm()
-        assert 0 < lag < 0.5 * (after[name] - before[name]).norm()
-
-
-def test_targets_start_as_the_critics() -> None:
-    weights = artefact_of(trained_iql(updates=0), small_market()).weights
-    for name in (k for k in weights if k.startswith("critics.")):
-        assert torch.equal(weights[name], weights[f"target_{name}"])
-
-
-@pytest.mark.parametrize("updates", [0, 3])
-def test_a_seed_gives_the_same_bits(updates: int) -> None:
-    first = artefact_of(trained_iql(updates), small_market()).weights
-    second = artefact_of(trained_iql(updates), small_market()).weights
-    assert all(torch.equal(first[k], second[k]) for k in first)
-
-
 def test_iql_clones_a_policy() -> None:
     """On data with one action for all states the deterministic action comes near to it."""
     market = small_market()
@@ -246,61 +193,3 @@ def test_iql_clones_a_policy() -> None:
     with torch.no_grad():
         action = torch.tanh(policy(data.gather(torch.arange(64)).observations).mu)
     assert float((action - goal).abs().mean()) < 0.05
-
-
-# ------------------------------------------------------------------- run and artefact
-
-
-def test_run_keeps_the_best_epoch(tmp_path: Any) -> None:
-    market = small_market()
-    kept = []
-    outcome = run_offline(
-        small_dataset(),
-        market,
-        market.env,
-        IQLSettings(epochs=4, steps_per_epoch=5, batch_size=32, actor_lr=1e-2, policy_kwargs=TINY),
-        seed=1,
-        on_best=kept.append,
-    )
-    sharpes = [epoch.validation["sharpe"] for epoch in outcome.epochs]
-    assert len(outcome.epochs) == 4
-    assert outcome.best.validation["sharpe"] == max(sharpes)
-    assert outcome.best.number == sharpes.index(max(sharpes)) + 1
-    assert kept[-1].weights is outcome.artefact.weights
-    assert kept[-1].facts == outcome.artefact.facts
-    assert outcome.artefact.facts["epoch"] == outcome.best.number
-
-
-def test_run_refuses_another_dataset() -> None:
-    other = small_market(EnvSettings(action_base="drift"))
-    with pytest.raises(ArtefactError, match="action_base"):
-        run_offline(small_dataset(), other, other.env, IQLSettings(), seed=0)
-
-
-def test_artefact_round_trip(tmp_path: Any) -> None:
-    market = small_market()
-    artefact = artefact_of(trained_iql(3), market)
-    write_artefact(artefact, tmp_path / "best")
-    back = read_artefact(tmp_path / "best")
-    assert back.layout == artefact.layout
-    assert back.scaler == artefact.scaler
-    assert (back.algo, back.sizes, back.gate_scale) == ("iql", artefact.sizes, 5.0)
-    assert back.facts == artefact.facts
-    assert set(back.weights) == set(artefact.weights)
-    assert all(torch.equal(back.weights[k], v) for k, v in artefact.weights.items())
-
-
-@pytest.mark.parametrize(
-    "name", ["weights.safetensors", "artefact.json", "layout.json", "scaler.json"]
-)
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_broken_artefact_is_named(tmp_path: Any, name: str, damage: str) -> None:
-    write_artefact(artefact_of(trained_iql(0), small_market()), tmp_path)
-    path = tmp_path / name
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ArtefactError, match=name) as caught:
-        read_artefact(tmp_path)
-    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 from pipeline_fixtures import runs_in, tiny_settings, write_prices
 
 from finflow_sb3 import pipeline, resuming
-from finflow_sb3.config import Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluation.quick import untrained
@@ -290,8 +290,10 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The stages, replaced by notes of how they were called."""
     calls: list[tuple[Any, ...]] = []
 
-    def pretrain(settings: Settings, dataset: Any, watch: Any, plan: str) -> Pretrained:
-        calls.append(("pretrain", settings.iql.epochs, dataset))
+    def pretrain(
+        settings: Settings, dataset: Any, watch: Any, plan: str, algo: OfflineAlgorithm
+    ) -> Pretrained:
+        calls.append(("pretrain", settings.offline(algo).epochs, dataset))
         assert plan in ("full", "offline")
         return Pretrained(Path("p"), Path("d"), 1, True, 1, {}, {})
 
@@ -327,11 +329,12 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         ("full", 1, [("pretrain", 50, None), ("finetune", Path("p"), None)]),  # stopped
     ],
 )
+@pytest.mark.parametrize("algo", OFFLINE_ALGORITHMS)
 def test_train_runs_the_stages_of_its_mode(
-    stages: list[Any], mode: Any, seed: int, expected: list[Any]
+    stages: list[Any], mode: Any, seed: int, expected: list[Any], algo: OfflineAlgorithm
 ) -> None:
     settings = Settings().replace(run={"seed": seed})
-    trained = pipeline.train(settings, mode)
+    trained = pipeline.train(settings, mode, offline_algo=algo)
     assert stages == expected
     assert (trained.evaluated is None) == (seed == 1)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,19 +18,26 @@ from learning_fixtures import (
     market_states,
     random_box,
     small_dataset,
+    trained,
     trained_iql,
 )
 from markets import small_market
 from stable_baselines3.common.vec_env import VecNormalize
 
-from finflow_sb3.config import CQSACSettings, EnvSettings, RunSettings, Settings
+from finflow_sb3.config import (
+    OFFLINE_ALGORITHMS,
+    CQSACSettings,
+    EnvSettings,
+    OfflineAlgorithm,
+    RunSettings,
+    Settings,
+)
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.seeding import policy_kwargs_for, seed, seeded_entropy
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.nets.distributions import log_prob
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
-from finflow_sb3.pretrain.iql import ExpertIQL
 from finflow_sb3.training.finetune import prepare
 
 STATES = 1000
@@ -55,7 +65,8 @@ def model_for(artefact: Artefact, env: EnvSettings | None = None, **kwargs: Any)
 
 @dataclasses.dataclass(frozen=True)
 class Seeded:
-    algo: ExpertIQL
+    name: OfflineAlgorithm
+    algo: Any
     artefact: Artefact
     model: CQSAC
     report: Any
@@ -63,27 +74,47 @@ class Seeded:
     actions: torch.Tensor
 
 
-@pytest.fixture(scope="module", params=ENVS)
-def seeded(request: Any, tmp_path_factory: Any) -> Seeded:
-    """IQL after real updates, through the disk, into a fresh CQSAC."""
-    env: EnvSettings = request.param
+@lru_cache(maxsize=8)
+def seeded_by(name: OfflineAlgorithm, env: EnvSettings) -> Seeded:
+    """An algorithm after real updates, through the disk, into a fresh CQSAC."""
     market = small_market(env)
-    algo = trained_iql(40, env)
-    folder = tmp_path_factory.mktemp("artefact")
-    write_artefact(artefact_of(algo, market), folder)
-    artefact = read_artefact(folder)
+    algo = trained(name, 40, env)
+    with tempfile.TemporaryDirectory() as folder:
+        write_artefact(artefact_of(algo, market), Path(folder) / "best")
+        artefact = read_artefact(Path(folder) / "best")
     model = model_for(artefact, env)
     report = seed(model, artefact)
     states = market_states(market, STATES, seed=7)
-    return Seeded(algo, artefact, model, report, states, random_box(market.layout, STATES, seed=7))
+    actions = random_box(market.layout, STATES, seed=7)
+    return Seeded(name, algo, artefact, model, report, states, actions)
+
+
+@pytest.fixture(params=ENVS)
+def env(request: pytest.FixtureRequest) -> EnvSettings:
+    found: EnvSettings = request.param
+    return found
+
+
+@pytest.fixture(params=OFFLINE_ALGORITHMS)
+def seeded(request: pytest.FixtureRequest, env: EnvSettings) -> Seeded:
+    return seeded_by(request.param, env)
+
+
+@pytest.fixture
+def by_iql(env: EnvSettings) -> Seeded:
+    return seeded_by("iql", env)
+
+
+@pytest.fixture
+def by_td3bc(env: EnvSettings) -> Seeded:
+    return seeded_by("td3bc", env)
 
 
 @torch.no_grad()
-def test_mean_sigma_and_gates(seeded: Seeded) -> None:
+def test_mean_and_gates(seeded: Seeded) -> None:
     theirs: Any = seeded.algo.modules.policy(seeded.states)
     mine = seeded.model.policy.actor.evaluate(seeded.states)
     torch.testing.assert_close(mine.mean, theirs.mu, **EXACT)
-    torch.testing.assert_close(mine.log_std.exp(), theirs.logstd.exp(), **EXACT)
     torch.testing.assert_close(mine.gates, theirs.gates, **EXACT)
     assert theirs.mu.abs().max() > 1e-2, "an untrained policy would prove nothing"
 
@@ -99,12 +130,19 @@ def test_deterministic_action_is_tanh_of_the_mean(seeded: Seeded) -> None:
 
 
 @torch.no_grad()
-def test_log_pi(seeded: Seeded) -> None:
+def test_sigma(by_iql: Seeded) -> None:
+    theirs: Any = by_iql.algo.modules.policy(by_iql.states)
+    mine = by_iql.model.policy.actor.evaluate(by_iql.states)
+    torch.testing.assert_close(mine.log_std.exp(), theirs.logstd.exp(), **EXACT)
+
+
+@torch.no_grad()
+def test_log_pi(by_iql: Seeded) -> None:
     """log N(u; μ, σ) − Σ log(1 − tanh²u + ε) with IQL's own μ and σ."""
     torch.manual_seed(5)
-    theirs: Any = seeded.algo.modules.policy(seeded.states)
+    theirs: Any = by_iql.algo.modules.policy(by_iql.states)
     normal = torch.randn_like(theirs.mu)
-    step = seeded.model._act(seeded.states, normal[:, None])
+    step = by_iql.model._act(by_iql.states, normal[:, None])
     u = theirs.mu + theirs.logstd.exp() * normal
     torch.testing.assert_close(step.actions[:, 0], torch.tanh(u), **EXACT)
     same = torch.distributions.Normal(theirs.mu, theirs.logstd.exp()).log_prob(u).sum(dim=1)
@@ -114,7 +152,7 @@ def test_log_pi(seeded: Seeded) -> None:
     mu, sigma, wide = theirs.mu.double(), theirs.logstd.double().exp(), u.double()
     expected = -0.5 * ((wide - mu) / sigma) ** 2 - sigma.log() - 0.5 * math.log(2 * math.pi)
     expected = (expected - torch.log(1 - torch.tanh(wide) ** 2 + 1e-6)).sum(dim=1)
-    out = seeded.model.policy.actor.evaluate(seeded.states)
+    out = by_iql.model.policy.actor.evaluate(by_iql.states)
     mine = log_prob(out.mean.double(), out.log_std.double(), torch.tanh(wide))
     torch.testing.assert_close(mine, expected, **EXACT)
 
@@ -141,20 +179,21 @@ def test_targets_are_the_targets_not_the_critics(seeded: Seeded) -> None:
 
 
 @torch.no_grad()
-def test_value(seeded: Seeded) -> None:
-    reference = seeded.model.policy.reference_value
+def test_value(by_iql: Seeded) -> None:
+    reference = by_iql.model.policy.reference_value
     assert reference is not None
     torch.testing.assert_close(
-        reference(seeded.states), seeded.algo.modules.value_func(seeded.states), **EXACT
+        reference(by_iql.states), by_iql.algo.modules.value_func(by_iql.states), **EXACT
     )
     assert not any(p.requires_grad for p in reference.parameters())
 
 
-def test_report_names_what_was_copied_and_what_is_fresh(seeded: Seeded) -> None:
-    def count(module: Any) -> int:
-        return sum(p.numel() for p in module.parameters())
+def count(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
 
-    policy, report = seeded.model.policy, seeded.report
+
+def test_report_names_what_was_copied_and_what_is_fresh(by_iql: Seeded) -> None:
+    policy, report = by_iql.model.policy, by_iql.report
     assert report.copied == {
         "policy": count(policy.actor),
         "critics": count(policy.critic),
@@ -162,8 +201,45 @@ def test_report_names_what_was_copied_and_what_is_fresh(seeded: Seeded) -> None:
         "value": count(policy.reference_value),
     }
     assert report.fresh == ("optimisers", "entropy coefficient", "replay buffer")
+    assert report.absent == ()
+
+
+def test_report_without_sigma_and_value(by_td3bc: Seeded) -> None:
+    policy, report = by_td3bc.model.policy, by_td3bc.report
+    experts = policy.actor.experts
+    # One row for each mean, and as many for log σ.
+    sigma = (count(experts.score) + count(experts.gate_head)) // 2
+    assert report.copied == {
+        "policy mean": count(policy.actor) - sigma,
+        "critics": count(policy.critic),
+        "target critics": count(policy.critic_target),
+    }
+    assert report.fresh == ("σ", "optimisers", "entropy coefficient", "replay buffer")
+    assert report.absent == ("V",)
+    assert policy.reference_value is None
+
+
+@torch.no_grad()
+def test_sigma_is_a_fresh_networks(by_td3bc: Seeded) -> None:
+    """Bit for bit the rows of a model that was made from the same seed and never seeded."""
+    experts = by_td3bc.model.policy.actor.experts
+    other = model_for(by_td3bc.artefact, seeded_env(by_td3bc)).policy.actor.experts
+    k = experts.n_experts
+    for kind in ("weight", "bias"):
+        mine, fresh = getattr(experts.score, kind), getattr(other.score, kind)
+        assert torch.equal(mine[..., 1:], fresh[..., 1:])
+        mine, fresh = getattr(experts.gate_head, kind), getattr(other.gate_head, kind)
+        assert torch.equal(mine[k:], fresh[k:])
+    states = by_td3bc.states
+    sigmas = [network(states).log_std.exp() for network in (experts, other)]
+    for sigma in sigmas:  # near e⁻¹ everywhere, behind layers that have learned or not
+        assert (sigma - math.exp(-1.0)).abs().max() < 0.02
+
+
+def test_report_says_it_in_lines(seeded: Seeded) -> None:
+    report = seeded.report
     text = "\n".join(report.lines())
-    for name in (*report.copied, *report.fresh):
+    for name in (*report.copied, *report.fresh, *report.absent):
         assert name in text
     model = seeded.model
     assert not model.actor.optimizer.state and not model.critic.optimizer.state
@@ -259,6 +335,33 @@ def test_new_normalisation_is_refused(artefact: Artefact) -> None:
         seed(model, artefact)
 
 
+@pytest.mark.parametrize("fault", ["missing", "of another shape"])
+def test_a_mean_that_does_not_fit_is_refused(by_td3bc: Seeded, fault: str) -> None:
+    name = "policy_mean.experts.score.weight"
+    weights = dict(by_td3bc.artefact.weights)
+    if fault == "missing":
+        del weights[name]
+    else:
+        weights[name] = weights[name][:, :-1]
+    damaged = dataclasses.replace(by_td3bc.artefact, weights=weights)
+    with pytest.raises(ArtefactError, match="policy mean does not fit") as caught:
+        seed(model_for(by_td3bc.artefact, seeded_env(by_td3bc)), damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_floor_without_a_value() -> None:
+    """`finetune` turns Cal-QL off and says so; a model is not made without what it asks for."""
+    market = small_market()
+    artefact = artefact_of(trained("td3bc", 2), market)
+    settings = Settings(
+        cqsac=CQSACSettings(n_envs=2, buffer_size=300, cal_ql=True), run=RunSettings(device="cpu")
+    )
+    with pytest.raises(ConfigError, match=r"cal_ql: .*td3bc has none; set it to false"):
+        prepare(settings, market, artefact)
+    model, _ = prepare(settings.replace(cqsac={"cal_ql": False}), market, artefact)
+    assert not model.cal_ql
+
+
 # ------------------------------------------------------------------- hand-over
 
 
@@ -272,8 +375,10 @@ def test_other_sizes_than_the_seeded_are_refused(artefact: Artefact, kwargs: Any
         prepare(settings, small_market(), artefact)
 
 
-def test_target_entropy_is_the_seeded_policys(artefact: Artefact) -> None:
+@pytest.mark.parametrize("name", OFFLINE_ALGORITHMS)
+def test_target_entropy_is_the_seeded_policys(name: OfflineAlgorithm) -> None:
     """Mean of −log π over states and the policy's own actions; a Gaussian's, less the squash."""
+    artefact = artefact_of(trained(name, 2), small_market())
     model = model_for(artefact)
     seed(model, artefact)
     states = market_states(small_market(), 400)

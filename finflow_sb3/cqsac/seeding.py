@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium.spaces import Box
-from torch import Tensor, nn
+from torch import Tensor
 
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.policies import MlpPolicy, MultiExpertPolicy
 from finflow_sb3.errors import ArtefactError
+from finflow_sb3.nets.mean_rows import load_mean
 from finflow_sb3.nets.policy import sample_policy
 from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.pretrain.artefact import Artefact
 
 __all__ = ["SeedReport", "policy_kwargs_for", "seed", "seeded_entropy"]
+
+
+Load = Callable[[dict[str, Tensor]], Any]
+"""Takes weights in, or raises a `RuntimeError` where they do not fit."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +35,17 @@ class SeedReport:
     ----------
     copied : part → number of parameters taken from the artefact
     fresh : what starts anew
+    absent : what the artefact lacks and the model goes without
     """
 
     copied: dict[str, int]
     fresh: tuple[str, ...]
+    absent: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         out = [f"seeded {name}: {count:,} parameters" for name, count in self.copied.items()]
-        return [*out, f"fresh: {', '.join(self.fresh)}"]
+        out.append(f"fresh: {', '.join(self.fresh)}")
+        return [*out, f"absent: {', '.join(self.absent)}"] if self.absent else out
 
 
 def policy_kwargs_for(artefact: Artefact) -> dict[str, Any]:
@@ -50,15 +60,17 @@ def policy_kwargs_for(artefact: Artefact) -> dict[str, Any]:
         **artefact.sizes.as_dict(),
         "layout": artefact.layout.as_dict(),
         "gate_scale": artefact.gate_scale,
-        "with_value": True,
+        "with_value": artefact.has_value,
     }
 
 
 def seed(model: CQSAC, artefact: Artefact) -> SeedReport:
-    """Copy the artefact's policy, critics, target critics and V into `model`.
+    """Copy what the artefact holds of policy, critics, target critics and V into `model`.
 
-    After it mean, σ, gates, log π, every quantile and V equal the artefact's. An artefact that was
-    learned without a market goes into an `MlpPolicy`, which has no V.
+    After it mean, gates, every quantile, and σ, log π and V equal the artefact's. Where that has
+    no σ, log σ keeps the rows of the last layers that the model was made with, so that σ is near
+    e⁻¹ everywhere as an untrained policy's; where it has no V, the model has none either. An
+    artefact that was learned without a market goes into an `MlpPolicy`, which has no V.
 
     Raises
     ------
@@ -74,17 +86,30 @@ def seed(model: CQSAC, artefact: Artefact) -> SeedReport:
         _require_layout(model, artefact)
     if model.get_vec_normalize_env() is not None:
         raise ArtefactError("normalize: a seeded run keeps the artefact's scaler; set it to false")
-    parts: dict[str, tuple[nn.Module, str]] = {
-        "policy": (policy.actor, prefix),
-        "critics": (policy.critic, "critics"),
-        "target critics": (policy.critic_target, "target_critics"),
+    copied = {
+        name: _load(load, artefact.part(source), name)
+        for name, source, load in _parts(policy, artefact, prefix)
     }
+    sigma = () if artefact.has_sigma else ("σ",)
+    fresh = (*sigma, "optimisers", "entropy coefficient", "replay buffer")
+    return SeedReport(copied, fresh, () if artefact.has_value else ("V",))
+
+
+def _parts(policy: Any, artefact: Artefact, prefix: str) -> Iterator[tuple[str, str, Load]]:
+    """What is seeded: its name, where the artefact has it, and what takes it in.
+
+    Parameters
+    ----------
+    prefix : of the policy's weights in the artefact
+    """
+    if artefact.has_sigma:
+        yield "policy", prefix, policy.actor.load_state_dict
+    else:
+        yield "policy mean", "policy_mean.experts", partial(load_mean, policy.actor.experts)
+    yield "critics", "critics", policy.critic.load_state_dict
+    yield "target critics", "target_critics", policy.critic_target.load_state_dict
     if policy.reference_value is not None:
-        parts["value"] = (policy.reference_value, "value")
-    copied = {}
-    for name, (module, prefix) in parts.items():
-        copied[name] = _load(module, artefact.part(prefix), name)
-    return SeedReport(copied, ("optimisers", "entropy coefficient", "replay buffer"))
+        yield "value", "value", policy.reference_value.load_state_dict
 
 
 def _require_layout(model: CQSAC, artefact: Artefact) -> None:
@@ -115,9 +140,9 @@ def _require_spaces(model: CQSAC, spaces: Spaces) -> None:
         )
 
 
-def _load(module: nn.Module, weights: dict[str, Tensor], name: str) -> int:
+def _load(load: Load, weights: dict[str, Tensor], name: str) -> int:
     try:
-        module.load_state_dict(weights, strict=True)
+        load(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(f"the artefact's {name} does not fit the model: {reason}") from None

@@ -52,6 +52,7 @@ PANELS = {
         "q_loss": "Critic loss",
         "v_loss": "Value loss",
         "policy_loss": "Policy loss",
+        "bc_loss": "Cloning loss",
         "gates": "Gates",
     },
 }

@@ -75,6 +75,7 @@ LABELS = {
     "anchors' average": "Anchors' average",
     "cqsac": "CQSAC",
     "iql": "IQL",
+    "td3bc": "TD3+BC",
 }
 
 

@@ -101,6 +101,8 @@ class LayoutExperts(nn.Module):
         self.gate_body = nn.Linear(view.context_size + 2 * gate_hidden, gate_hidden)
         self.gated = Hidden(gate_hidden, None, form)
         self.gate_head = nn.Linear(gate_hidden, 2 * k)
+        # Last layers by the number of means that they give, as many log σ behind them.
+        self.heads = {"score": 1, "gate_head": k}
         # Each expert's first layer sees its own group of features: the rest is masked.
         mask = view.expert_mask().repeat_interleave(expert_hidden, dim=0)
         self.register_buffer("mask", mask, persistent=False)
@@ -179,6 +181,7 @@ class FlatExperts(nn.Module):
         self.second = StackedLinear(n_experts, expert_hidden, expert_hidden)
         self.thought = Hidden(expert_hidden, n_experts, form)
         self.head = StackedLinear(n_experts, expert_hidden, 2 * action_size)
+        self.heads = {"head": action_size}
         self.gate = nn.Sequential(
             nn.Linear(obs_size, gate_hidden),
             Hidden(gate_hidden, None, form),

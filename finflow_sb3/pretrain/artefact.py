@@ -4,7 +4,9 @@
 file                  content
 ====================  ==========================================================
 `weights.safetensors`  `policy.*`, `critics.*`, `target_critics.*`, `value.*`,
-                      under the names that CQSAC's modules give them
+                      under the names that CQSAC's modules give them; `policy_mean.*`
+                      in the place of `policy.*` where no σ was learned, see `mean_state`,
+                      and no `value.*` where no V was
 `artefact.json`       format, algorithm, network sizes, epoch, validation figures
 `layout.json`         see `ObservationLayout`
 `scaler.json`         see `Scaler`
@@ -63,7 +65,7 @@ class Artefact:
 
     Attributes
     ----------
-    algo : "iql"
+    algo : "iql" or "td3bc"
     weights : name → tensor, names as in the module docstring
     layout, scaler : of the market's observations; None without a market
     facts : epoch, validation figures and the like, as JSON
@@ -93,6 +95,16 @@ class Artefact:
                 "environment"
             )
         return self.layout, self.scaler
+
+    @property
+    def has_sigma(self) -> bool:
+        """Whether its policy is a distribution, and not a mean alone."""
+        return not self.part("policy_mean")
+
+    @property
+    def has_value(self) -> bool:
+        """Whether V was learned."""
+        return bool(self.part("value"))
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Weights whose names start with `prefix` and a dot, without it."""
@@ -217,14 +229,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def stacked_weights(
-    policy: nn.Module, q_funcs: nn.ModuleList, targets: nn.ModuleList, value: nn.Module
+    policy: Mapping[str, Tensor],
+    q_funcs: nn.ModuleList,
+    targets: nn.ModuleList,
+    value: nn.Module | None = None,
 ) -> dict[str, Tensor]:
-    """d3rlpy's modules under the artefact's names."""
-    out = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    """d3rlpy's modules under the artefact's names, copied.
+
+    Parameters
+    ----------
+    policy : its weights, under those names already
+    """
+    out = dict(policy)
     for prefix, ensemble in (("critics", q_funcs), ("target_critics", targets)):
         for name, tensor in _stacked(ensemble).items():
             out[f"{prefix}.{name}"] = tensor
-    for name, tensor in value.state_dict().items():
+    for name, tensor in ({} if value is None else value.state_dict()).items():
         renamed = name.replace("_encoder.encoder.", "encoder.").replace("_fc.", "head.")
         out[f"value.{renamed}"] = tensor
     return {name: tensor.detach().clone() for name, tensor in out.items()}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from finflow_sb3.config import OfflineSettings
 from finflow_sb3.evaluation.ranking import RankedEpoch, Ranking, ranking
 from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.nets.mean_rows import load_mean
 from finflow_sb3.offline.transitions import Transitions
 from finflow_sb3.pretrain.course import Kept
 from finflow_sb3.pretrain.fqe import FQEOptions, fitted_values
-from finflow_sb3.pretrain.learner import Learner, OfflineSettings
+from finflow_sb3.pretrain.learner import Learner
 from finflow_sb3.runs.metrics_log import MetricsLog
 
 __all__ = ["best_by_value", "rank_kept", "write_ranking"]
@@ -67,13 +70,19 @@ def rank_kept(
 
 
 def _policy(learner: Learner, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The policy network of an artefact's weights."""
-    start = "policy.experts."
-    policy = copy.deepcopy(learner.experts)
-    policy.load_state_dict(
-        {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}, strict=True
-    )
-    return policy
+    """The policy network of an artefact's weights; its deterministic action is what counts."""
+    policy: Any = copy.deepcopy(learner.experts)
+    whole, mean = (_part(weights, prefix) for prefix in ("policy.experts.", "policy_mean.experts."))
+    if whole:
+        policy.load_state_dict(whole, strict=True)
+    else:
+        load_mean(policy, mean)
+    network: nn.Module = policy
+    return network
+
+
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def best_by_value(kept: Sequence[Kept], found: Ranking) -> Kept:

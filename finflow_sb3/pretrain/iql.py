@@ -28,7 +28,7 @@ from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.pretrain.artefact import stacked_weights
-from finflow_sb3.pretrain.learner import ActorCriticLearner
+from finflow_sb3.pretrain.learner import ActorCriticLearner, sizes_of
 from finflow_sb3.pretrain.modules import (
     ExpertPolicy,
     FusedAdamFactory,
@@ -199,9 +199,8 @@ class ExpertIQL(ActorCriticLearner, IQL):
     def weights(self) -> dict[str, Tensor]:
         """A copy of policy, critics, their targets and V, under the artefact's names."""
         modules = self.modules
-        return stacked_weights(
-            modules.policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func
-        )
+        policy = {f"policy.{name}": tensor for name, tensor in modules.policy.state_dict().items()}
+        return stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func)
 
 
 def make_iql(
@@ -211,13 +210,7 @@ def make_iql(
     device: str = "cpu",
 ) -> ExpertIQL:
     """An `ExpertIQL` with its networks built."""
-    sizes = NetworkSizes.from_kwargs(
-        {
-            "n_critics": settings.n_critics,
-            "n_quantiles": settings.n_quantiles,
-            **settings.policy_kwargs,
-        }
-    )
+    sizes = sizes_of(settings)
     config = IQLConfig(
         actor_optim_factory=FusedAdamFactory(),
         critic_optim_factory=FusedAdamFactory(),

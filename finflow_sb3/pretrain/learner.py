@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finflow_sb3.config import IQLSettings
+from finflow_sb3.config import OfflineAlgorithm, OfflineSettings
 from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.offline.transitions import TransitionBatch
 from finflow_sb3.pretrain.modules import mini_batch
 
-__all__ = ["ActorCriticLearner", "Learner", "OfflineSettings"]
-
-OfflineSettings = IQLSettings
-"""Settings of any algorithm of the offline phase."""
+__all__ = ["ActorCriticLearner", "Learner", "sizes_of"]
 
 
 class Learner(Protocol):
@@ -24,11 +21,11 @@ class Learner(Protocol):
 
     Attributes
     ----------
-    algo : "iql"; its section of the settings, and how its runs and artefacts are called
+    algo : its section of the settings, and how its runs and artefacts are called
     sizes, gate_scale : what its networks are built with
     """
 
-    algo: ClassVar[str]
+    algo: ClassVar[OfflineAlgorithm]
     sizes: NetworkSizes
     gate_scale: float
 
@@ -113,3 +110,14 @@ class ActorCriticLearner:
 
     def go_on_from(self, step: int) -> None:
         self._grad_step = step
+
+
+def sizes_of(settings: OfflineSettings) -> NetworkSizes:
+    """Sizes of the networks of an algorithm with these settings."""
+    return NetworkSizes.from_kwargs(
+        {
+            "n_critics": settings.n_critics,
+            "n_quantiles": settings.n_quantiles,
+            **settings.policy_kwargs,
+        }
+    )

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from finflow_sb3.config import OfflineSettings
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import present
 from finflow_sb3.nets.perceptron import PerceptronPolicy
@@ -20,7 +21,7 @@ from finflow_sb3.offline.plain import Part, PlainDataset
 from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact
 from finflow_sb3.pretrain.choosing import rank_kept
-from finflow_sb3.pretrain.learner import Learner, OfflineSettings
+from finflow_sb3.pretrain.learner import Learner
 from finflow_sb3.pretrain.run import Judged, PretrainOutcome, Started, run_epochs
 
 __all__ = ["PlainPolicy", "hold_out", "load_plain_policy", "run_plain"]

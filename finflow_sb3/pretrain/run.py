@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from torch import nn
 
-from finflow_sb3.config import EnvSettings
+from finflow_sb3.config import EnvSettings, IQLSettings, OfflineSettings, TD3BCSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.evaluation.ranking import Ranking
@@ -25,7 +25,8 @@ from finflow_sb3.pretrain.artefact import Artefact
 from finflow_sb3.pretrain.choosing import best_by_value, rank_kept, write_ranking
 from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
 from finflow_sb3.pretrain.iql import make_iql
-from finflow_sb3.pretrain.learner import Learner, OfflineSettings
+from finflow_sb3.pretrain.learner import Learner
+from finflow_sb3.pretrain.td3bc import make_td3bc
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 
@@ -34,6 +35,7 @@ __all__ = [
     "Judged",
     "PretrainOutcome",
     "Started",
+    "make_learner",
     "policy_act",
     "run_epochs",
     "run_offline",
@@ -100,6 +102,20 @@ Score = Callable[[Epoch], float]
 """What epochs are kept for; the highest is the best."""
 
 
+def make_learner(
+    settings: OfflineSettings,
+    inputs: ObservationLayout | Spaces,
+    gate_scale: float = 5.0,
+    device: str = "cpu",
+) -> Learner:
+    """The algorithm that these settings are of, with fresh networks."""
+    if isinstance(settings, IQLSettings):
+        return make_iql(settings, inputs, gate_scale, device)
+    if isinstance(settings, TD3BCSettings) and isinstance(inputs, ObservationLayout):
+        return make_td3bc(settings, inputs, gate_scale, device)
+    raise TypeError(f"{type(settings).__name__}: no algorithm has settings of this kind")
+
+
 def start_offline(
     market: ObservedMarket,
     env: EnvSettings,
@@ -129,7 +145,7 @@ def start_learner(
     """`start_offline` for what the networks take in, be it of a market or not."""
     set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    learner = make_iql(settings, inputs, gate_scale, device)
+    learner = make_learner(settings, inputs, gate_scale, device)
     course = Course() if checkpoint is None else restore(learner, generator, checkpoint)
     return Started(learner, generator, course)
 

@@ -39,7 +39,7 @@ TRAIN = {
         "effective_assets",
         "no_trade_days",
     ),
-    "pretraining": ("v_loss", "q_loss", "policy_loss"),
+    "pretraining": ("v_loss", "q_loss", "policy_loss", "bc_loss"),
 }
 
 

@@ -153,7 +153,8 @@ def _refuse_other_sizes(wanted: dict[str, Any], seeded: dict[str, Any]) -> None:
         if name in seeded and value != seeded[name]:
             raise ConfigError(
                 f"cqsac.policy_kwargs: {name} {value!r} differs from the pretrained run's "
-                f"{seeded[name]!r}; sizes are set where it is pretrained (iql.policy_kwargs)"
+                f"{seeded[name]!r}; sizes are set where it is pretrained (policy_kwargs of iql "
+                "or td3bc)"
             )
 
 

@@ -150,8 +150,12 @@ def prepare(
     Raises
     ------
     ConfigError
-        If a seeded entropy has no seed.
+        If a seeded entropy has no seed, or Cal-QL's floor no V.
     """
+    if artefact is not None and settings.cqsac.cal_ql and not artefact.has_value:
+        raise ConfigError(
+            f"cal_ql: floors Q at a pretrained V, and {artefact.algo} has none; set it to false"
+        )
     env = build_env(market, settings.env_kwargs, settings.cqsac, settings.run.seed)
     model = build_model(env, market, settings.env_kwargs, settings.cqsac, settings.run, artefact)
     if dataset is not None and settings.cqsac.offline_fraction > 0.0:

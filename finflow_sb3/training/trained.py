@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import present
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.experts import make_experts
+from finflow_sb3.nets.mean_rows import load_mean
 from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors, require_sealed
 from finflow_sb3.pretrain.run import policy_act
 from finflow_sb3.training.build import activation
@@ -31,7 +33,7 @@ class TrainedPolicy:
 
     Attributes
     ----------
-    name : "iql" or "cqsac"
+    name : "iql", "td3bc" or "cqsac"
     act : observations float32 [B, layout.size] → deterministic actions [B, A]
     facts : epoch or step, validation figures
     """
@@ -68,8 +70,10 @@ def _from_artefact(folder: Path) -> TrainedPolicy:
     experts = make_experts(
         layout.size, layout.action_size, layout, artefact.sizes, artefact.gate_scale
     )
-    weights = {k.removeprefix("experts."): v for k, v in artefact.part("policy").items()}
-    _load(experts, weights, folder)
+    if artefact.has_sigma:
+        _load(experts.load_state_dict, artefact.part("policy.experts"), folder)
+    else:
+        _load(partial(load_mean, experts), artefact.part("policy_mean.experts"), folder)
     return TrainedPolicy(artefact.algo, policy_act(experts), layout, scaler, artefact.facts)
 
 
@@ -91,7 +95,8 @@ def _from_policy(folder: Path) -> TrainedPolicy:
     action = spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)
     policy: Any = policy_class(observation, action, lambda _: 0.0, **kwargs)
     weights = read_tensors(folder / "weights.safetensors")
-    _load(policy.actor, {k.removeprefix("actor."): v for k, v in weights.items()}, folder)
+    actor = {k.removeprefix("actor."): v for k, v in weights.items()}
+    _load(policy.actor.load_state_dict, actor, folder)
     policy.set_training_mode(False)
 
     def act(observations: NDArray[np.float32]) -> NDArray[Any]:
@@ -101,9 +106,11 @@ def _from_policy(folder: Path) -> TrainedPolicy:
     return TrainedPolicy("cqsac", act, layout, scaler, facts)
 
 
-def _load(module: torch.nn.Module, weights: dict[str, torch.Tensor], folder: Path) -> None:
+def _load(
+    load: Callable[[dict[str, torch.Tensor]], Any], weights: dict[str, torch.Tensor], folder: Path
+) -> None:
     try:
-        module.load_state_dict(weights, strict=True)
+        load(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(f"{folder}: weights do not fit their description ({reason})") from None

@@ -87,7 +87,9 @@ def show_pretrained(pretrained: Pretrained) -> None:
 
 
 def _show_ranking(found: Ranking) -> None:
-    table = _table("best on validation", "Sharpe", "value", "its error")
+    by_sharpe = any(each.sharpe is not None for each in found.epochs)
+    first = "best on validation" if by_sharpe else "last epochs"
+    table = _table(first, "Sharpe", "value", "its error")
     for each in found.epochs:
         figures = (each.sharpe, each.value, each.error)
         cells = ("–" if x is None else number(x, "figure") for x in figures)
@@ -102,6 +104,8 @@ def _show_without_market(pretrained: Pretrained) -> None:
     for name, loss in pretrained.validation.items():
         table.add_row(LOSSES[name], number(loss, "plain"))
     _panel("Pretrained", table, {"Run": str(pretrained.run)})
+    if pretrained.fqe is not None:
+        _show_ranking(pretrained.fqe)
 
 
 def show_finetuned(finetuned: Finetuned) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
+    from finflow_sb3.pretrain.plain import load_plain_policy
     from finflow_sb3.profiling import profile
     from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
     from finflow_sb3.runs.snapshot import take_snapshot
@@ -45,6 +46,7 @@ __all__ = [
     "export_zip",
     "finetune",
     "import_zip",
+    "load_plain_policy",
     "load_prices",
     "plot",
     "pretrain",
@@ -71,6 +73,7 @@ _HOMES = {
     "export_zip": "exchange",
     "finetune": "pipeline",
     "import_zip": "exchange",
+    "load_plain_policy": "pretrain.plain",
     "load_prices": "market.sources",
     "plot": "plot_runs",
     "pretrain": "pipeline",

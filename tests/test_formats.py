@@ -126,6 +126,15 @@ def test_d3rlpy_reads_what_we_write(ours: OfflineDataset, file: Path, tmp_path: 
     assert buffer.sample_trajectory_batch(2, 10).observations.shape == (2, 10, ours.layout.size)
 
 
+@pytest.mark.parametrize("target", ["deep/folder", "deep/there.h5", "deep/there.npz"])
+def test_relative_targets(
+    ours: OfflineDataset, file: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_dataset(file, target)
+    assert len(read_plain(target)) == len(ours)
+
+
 @pytest.mark.parametrize("target", TARGETS[1:])
 def test_what_is_there_stays(file: Path, tmp_path: Path, target: str) -> None:
     path = tmp_path / target

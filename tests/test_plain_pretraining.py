@@ -100,12 +100,24 @@ def test_it_learns(data: Path, tmp_path: Path) -> None:
     assert "prior_coef: 0.0" in (done.run / "config.yml").read_text()
 
 
+def test_fitted_q_evaluation_chooses(data: Path, tmp_path: Path) -> None:
+    """Among the last `fqe_epochs` epochs the one of the highest value is kept."""
+    settings = settings_in(tmp_path, fqe_epochs=2, fqe_steps=5, epochs=4)
+    done = pretrain(settings, data / "pendulum-v0")
+    assert done.fqe is not None and {each.epoch for each in done.fqe.epochs} == {3, 4}
+    assert done.best_epoch == max(done.fqe.epochs, key=lambda each: each.value).epoch
+    assert read_artefact(done.run / "best").facts["epoch"] == done.best_epoch
+    stopped = pretrain(settings, data / "pendulum-v0", stop_at=14)
+    assert resume_pretraining(stopped.run).fqe == done.fqe
+
+
 def test_a_tenth_of_the_episodes_is_held_out(data: Path) -> None:
     dataset = read_plain(data / "pendulum-v0")
     learned, held = hold_out(dataset, seed=0)
     assert (len(learned), len(held)) == (330, 30)
     assert not set(learned.index.tolist()) & set(held.index.tolist())
     assert len(set(dataset.episode[held.index].tolist())) == 1
+    np.testing.assert_array_equal(learned.starts, np.arange(11) * 30)
     assert torch.equal(hold_out(dataset, seed=0)[1].index, held.index)
     seen = {int(dataset.episode[hold_out(dataset, s)[1].index[0]]) for s in range(20)}
     assert len(seen) > 5

@@ -155,6 +155,7 @@ def write_minari(
     from gymnasium.spaces import Box
     from minari.dataset.minari_storage import MinariStorage
 
+    folder = folder.absolute()  # Minari measures a dataset at a path relative to itself
     low, high = (np.array(bound, dtype=np.float32) for bound in (spaces.low, spaces.high))
     with _or_nothing(folder), whole_folder(folder / DATA) as new:
         storage = MinariStorage.new(

@@ -10,7 +10,14 @@ import typer
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.finetune import Resume, check_finished
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
+from finflow_sb3.cli.runs import (
+    CHANGING,
+    FIXED_BY_RUN,
+    OwnRules,
+    flags,
+    refuse_flags,
+    settings_of_resumed,
+)
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ def command(
         Path | None,
         typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
     ] = None,
+    behaviour: OwnRules = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(help="Gradient steps in an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Transitions in a batch.")] = None,
@@ -45,7 +53,7 @@ def command(
 
     Ctrl-C saves a checkpoint.
     """
-    flags = {
+    iql = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
@@ -54,20 +62,21 @@ def command(
     }
     if resume is not None:
         refuse_flags(FIXED_BY_RUN, shared, {"dataset": dataset}, CHANGING)
-        settings = settings_of_resumed(resume, shared, "iql", iql=flags)
-        pretrained = _resumed(resume, settings, shared.prices)
+        settings = settings_of_resumed(resume, shared, "iql", iql=iql)
+        pretrained = _resumed(resume, settings, shared.prices, behaviour or [])
     else:
-        pretrained = _new(shared_settings(shared, "iql", iql=flags), dataset)
+        pretrained = _new(shared_settings(shared, "iql", iql=iql), dataset, behaviour or [])
     if shared.json:
         print_json(pretrained)
-    check_finished(pretrained, "pretrain --resume")
+    own = flags(behaviour=behaviour)
+    check_finished(pretrained, f"pretrain{own} --resume")
     if not shared.json:
         from finflow_sb3.cli.results import show_pretrained
 
-        show_pretrained(pretrained)
+        show_pretrained(pretrained, own)
 
 
-def _new(settings: Settings, dataset: Path | None) -> Pretrained:
+def _new(settings: Settings, dataset: Path | None, behaviours: list[str]) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -75,10 +84,12 @@ def _new(settings: Settings, dataset: Path | None) -> Pretrained:
     from finflow_sb3.pipeline import pretrain
 
     with watching() as watch:
-        return pretrain(settings, dataset, watch=watch)
+        return pretrain(settings, dataset, watch=watch, behaviours=behaviours)
 
 
-def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
+def _resumed(
+    run: Path, settings: Settings, prices: str | None, behaviours: list[str]
+) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -86,7 +97,9 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
     from finflow_sb3.resuming import resume_pretraining
 
     with watching() as watch:
-        return resume_pretraining(run, watch=watch, settings=settings, prices=prices)
+        return resume_pretraining(
+            run, watch=watch, settings=settings, prices=prices, behaviours=behaviours
+        )
 
 
 def _inverse_temperature(weight_temp: float | None, temperature: float | None) -> float | None:

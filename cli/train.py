@@ -17,7 +17,14 @@ from finflow_sb3.cli.finetune import (
     precision,
 )
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
+from finflow_sb3.cli.runs import (
+    CHANGING,
+    FIXED_BY_RUN,
+    OwnRules,
+    flags,
+    refuse_flags,
+    settings_of_resumed,
+)
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +60,7 @@ def train_command(
         Path | None,
         typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
     ] = None,
+    behaviour: OwnRules = None,
     resume: Resume = None,
     mixed_precision: MixedPrecision = None,
     gradient_checkpointing: GradientCheckpointing = None,
@@ -73,7 +81,7 @@ def train_command(
     if resume is not None:
         refuse_flags(FIXED_BY_RUN, shared, own, CHANGING)
         settings = settings_of_resumed(resume, shared, ALGO_OF_RUN)
-        trained = _resumed(resume, settings, shared.prices)
+        trained = _resumed(resume, settings, shared.prices, behaviour or [])
     else:
         chosen = mode or "full"
         if chosen == "demo" and (iql_epochs is not None or sac_episodes is not None):
@@ -81,30 +89,32 @@ def train_command(
                 "--mode demo has lengths of its own; use --mode full with --iql-epochs and "
                 "--sac-episodes"
             )
-        flags: dict[str, dict[str, Any]] = {
+        sections: dict[str, dict[str, Any]] = {
             "iql": {"epochs": iql_epochs, "batch_size": batch_size},
             "cqsac": cqsac,
         }
-        settings = shared_settings(shared, ALGO.get(chosen), **flags)
+        settings = shared_settings(shared, ALGO.get(chosen), **sections)
         if sac_episodes is not None:
             steps = sac_episodes * settings.env_kwargs.episode_length
             settings = settings.replace(cqsac={"n_timesteps": steps})
-        trained = _trained(settings, chosen, dataset)
-    _show(trained, shared.json)
+        trained = _trained(settings, chosen, dataset, behaviour or [])
+    _show(trained, shared.json, flags(behaviour=behaviour))
 
 
 @shared_options
 def demo_command(shared: Shared) -> None:
     """Everything from prices to the report with small settings, in a few minutes."""
     settings = shared_settings(shared, None)
-    trained = _trained(settings, "demo", None)
+    trained = _trained(settings, "demo", None, [])
     _show(trained, shared.json)
     if not shared.json and trained.pretrained and trained.finetuned:
         pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
         _suggest(settings.market.prices, pretrained, finetuned)
 
 
-def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
+def _trained(
+    settings: Settings, mode: Mode, dataset: Path | None, behaviours: list[str]
+) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -121,10 +131,10 @@ def _trained(settings: Settings, mode: Mode, dataset: Path | None) -> Trained:
                 markup=False,
                 highlight=False,
             )
-        return train(settings, mode, dataset, watch)
+        return train(settings, mode, dataset, watch, behaviours=behaviours)
 
 
-def _resumed(run: Path, settings: Settings, prices: str | None) -> Trained:
+def _resumed(run: Path, settings: Settings, prices: str | None, behaviours: list[str]) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -132,15 +142,17 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Trained:
     from finflow_sb3.resuming import continue_training
 
     with watching() as watch:
-        return continue_training(run, watch, settings=settings, prices=prices)
+        return continue_training(
+            run, watch, settings=settings, prices=prices, behaviours=behaviours
+        )
 
 
-def _show(trained: Trained, as_json: bool) -> None:
+def _show(trained: Trained, as_json: bool, flags: str = "") -> None:
     if as_json:
         print_json(trained)
     for stage in (trained.pretrained, trained.finetuned):
         if stage is not None:
-            check_finished(stage, "train --resume")
+            check_finished(stage, f"train{flags} --resume")
     if not as_json and trained.evaluated is not None:
         from finflow_sb3.cli.results import show_evaluated
 

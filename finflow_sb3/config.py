@@ -104,7 +104,9 @@ class CollectSettings(Checked):
     episodes: int = setting(1000, "episodes", 1, 10_000_000)
     n_envs: int = setting(64, "portfolios in the batch", 1, 100_000)
     behaviours: tuple[str, ...] = setting(
-        BEHAVIOURS, "rules, drawn in equal shares", form=forms.names_among(BEHAVIOURS, "--behaviour")
+        BEHAVIOURS,
+        "rules, drawn in equal shares",
+        form=forms.names_among(BEHAVIOURS, "--behaviour"),
     )
     noise: float = setting(0.1, "standard deviation of the noise around each action", 0.0, 1.0)
 

@@ -290,12 +290,12 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The stages, replaced by notes of how they were called."""
     calls: list[tuple[Any, ...]] = []
 
-    def pretrain(settings: Settings, dataset: Any, watch: Any, plan: str) -> Pretrained:
+    def pretrain(settings: Settings, dataset: Any, watch: Any, plan: str, **_: Any) -> Pretrained:
         calls.append(("pretrain", settings.iql.epochs, dataset))
         assert plan in ("full", "offline")
         return Pretrained(Path("p"), Path("d"), 1, True, 1, {}, {})
 
-    def finetune(settings: Settings, run: Any, dataset: Any, watch: Any) -> Finetuned:
+    def finetune(settings: Settings, run: Any, dataset: Any, watch: Any, **_: Any) -> Finetuned:
         calls.append(("finetune", run, dataset))
         return Finetuned(Path("f"), 1, settings.run.seed == 0, None, {}, None)
 

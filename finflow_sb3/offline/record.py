@@ -29,9 +29,10 @@ from finflow_sb3.offline.own_rules import TOLERANCE
 from finflow_sb3.offline.playing import Recorder, nearest_action
 from finflow_sb3.offline.waves import Wave
 
-__all__ = ["Record", "Replay", "read_record", "record_episodes", "record_waves", "replay"]
+__all__ = ["PREFIX", "Record", "Replay", "read_record", "record_episodes", "record_waves", "replay"]
 
 Float = NDArray[np.float64]
+PREFIX = "record:"
 CASH = "cash"
 HOLDINGS = ("held", "weights", "pending")
 
@@ -56,7 +57,7 @@ class Record:
     @property
     def name(self) -> str:
         """By which datasets call it: ``record:`` and the file's name without its endings."""
-        return f"record:{Path(self.path).name.split('.')[0]}"
+        return f"{PREFIX}{Path(self.path).name.split('.')[0]}"
 
     @property
     def key(self) -> str:

@@ -42,7 +42,12 @@ def command(
         typer.Option(metavar="FILE", help="Weights that were held, dates x assets; repeatable."),
     ] = None,
     only_own: Annotated[
-        bool, typer.Option("--only-own", help="Without --behaviours.", show_default=False)
+        bool,
+        typer.Option(
+            "--only-own",
+            help="Without the rules of --behaviours: your own and records alone.",
+            show_default=False,
+        ),
     ] = False,
     noise: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise around each action.")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.offline.describe import describe
+    from finflow_sb3.offline.own_rules import Past
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.profiling import profile
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CQSAC",
+    "Past",
     "PortfolioEnv",
     "PortfolioVecEnv",
     "PriceTable",
@@ -56,6 +58,7 @@ __all__ = [
 
 _HOMES = {
     "CQSAC": "cqsac.cqsac",
+    "Past": "offline.own_rules",
     "PortfolioEnv": "envs.portfolio",
     "PortfolioVecEnv": "envs.vec",
     "PriceTable": "market.prices",

@@ -390,3 +390,9 @@ def test_what_goes_on_has_the_rules_that_it_had(
 def test_own_alone_needs_something() -> None:
     with pytest.raises(ConfigError, match="leaves no behaviour at all"):
         Own(alone=True)
+
+
+def test_too_few_episodes_for_every_rule_to_have_one() -> None:
+    collect = CollectSettings(episodes=8)
+    with pytest.raises(ConfigError, match=r"8 are too few for .*equal to have one: 9 rules"):
+        collect_dataset(small_market(), ENV, collect, 0, own=Own(own_rules([equal])))

@@ -44,7 +44,8 @@ class Own:
             raise ConfigError(f"{twice[0]}: two behaviours are called so; rename one of the two")
         if self.alone and not self.names:
             raise ConfigError(
-                "only_own leaves no behaviour at all; give --behaviour or --record with it"
+                "only_own leaves no behaviour at all; give rules of your own (--behaviour) or "
+                "records (--record) with it"
             )
 
     @property
@@ -53,9 +54,20 @@ class Own:
         return (*(rule.name for rule in self.rules), *(each.record.name for each in self.replays))
 
     def rule_of_episodes(self, collect: CollectSettings) -> NDArray[np.int32]:
-        """Rule of every episode but the records', as an index into `BEHAVIOURS` and `names`."""
+        """Rule of every episode but the records', as an index into `BEHAVIOURS` and `names`.
+
+        Raises
+        ------
+        ConfigError
+            If there are too few episodes for all rules of the user's own to have one.
+        """
         known = [] if self.alone else [BEHAVIOURS.index(name) for name in collect.behaviours]
         order = [*known, *range(len(BEHAVIOURS), len(BEHAVIOURS) + len(self.rules))]
+        if self.rules and collect.episodes < len(order):
+            raise ConfigError(
+                f"collect.episodes: {collect.episodes} are too few for {self.rules[-1].name} to "
+                f"have one: {len(order)} rules take turns; collect as many at least"
+            )
         return np.resize(np.array(order, dtype=np.int32), collect.episodes if order else 0)
 
     def behaviour_of_episodes(

@@ -103,7 +103,10 @@ def read_record(path: str | Path) -> Record:
     DataError
         At the first date or weight that can't be used, with its row and remedy.
     """
-    raw = read_file(Path(path).expanduser(), name=str(path))
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise DataError(f"{path}: no such file; give one of weights, dates × assets")
+    raw = read_file(file, name=str(path))
     if raw.symbol_column is not None:
         raise DataError(
             f"{raw.name}: column {raw.columns[raw.symbol_column]!r} makes it one row an asset; "

@@ -107,16 +107,6 @@ def buffer_of(data: OfflineDataset) -> ReplayBuffer:
     return ReplayBuffer(InfiniteBuffer(), episodes=episodes)
 
 
-def whole(batch: TransitionBatch) -> TorchMiniBatch:
-    """A batch whose observations are not taken apart yet, as d3rlpy's `fit` makes it."""
-    return mini_batch(batch, "cpu", FlatView())
-
-
-class FlatView:
-    def view(self, observations: torch.Tensor) -> torch.Tensor:
-        return observations
-
-
 def compare(settings: Settings, data: OfflineDataset, batches: int) -> tuple[float, float]:
     """Largest difference of a loss on equal batches: with equal weights, and each on its own."""
     ours, peer, follower = (make(settings, data) for make in (ours_of, peer_of, peer_of))
@@ -135,7 +125,7 @@ def compare(settings: Settings, data: OfflineDataset, batches: int) -> tuple[flo
 
 def _update(peer: ExpertIQL, batch: TransitionBatch, step: int) -> dict[str, float]:
     assert peer.impl is not None
-    found = peer.impl.update(whole(batch), step)
+    found = peer.impl.update(mini_batch(batch, "cpu"), step)
     return {ours: found[theirs] for theirs, ours in peer.losses.items()}
 
 

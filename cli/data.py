@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, inspect and import prices; describe datasets.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, inspect and import prices; describe and export datasets.", no_args_is_help=True
+)
+
+READERS = {"minari": "Minari", "d3rlpy": "d3rlpy", "npz": "NumPy"}
 
 Source = Annotated[
     str, typer.Argument(help="us20, a CSV, CSV.gz or Parquet file, or yahoo:SYMBOL,...")
@@ -127,6 +131,35 @@ def _described(dataset: Path, prices: str | None) -> Description:
     table = None if prices is None else load_prices(prices)
     with watching() as watch:
         return describe(dataset, table, watch.progress)
+
+
+@app.command("export")
+def export_command(
+    source: Annotated[Path, typer.Argument(help="File of finflow collect.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="minari:ID for Minari's local store, a folder for Minari elsewhere, a file ending "
+            "in .h5 for d3rlpy or in .npz."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write a dataset in a format that others read."""
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.offline.export import export_dataset
+
+    exported = export_dataset(source, target)
+    if as_json:
+        print_json(exported)
+        return
+    line = (
+        f"Wrote {exported.transitions:,} transitions in {exported.episodes:,} episodes for "
+        f"{READERS[exported.format]}: {exported.path}"
+    )
+    out.print(Text(line), soft_wrap=True)
 
 
 def _beside(source: str) -> Path:

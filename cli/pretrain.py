@@ -31,8 +31,21 @@ __all__ = ["command"]
 def command(
     shared: Shared,
     dataset: Annotated[
-        Path | None,
-        typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
+        str | None,
+        typer.Option(
+            metavar="FILE|minari:ID",
+            help="File of finflow collect; or a dataset without a market: Minari's, d3rlpy's or "
+            ".npz.",
+            show_default="collected, or from the cache",
+        ),
+    ] = None,
+    action_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="Bounds of actions, for d3rlpy's files and .npz, which have none.",
+            show_default="-1 1",
+        ),
     ] = None,
     behaviour: OwnRules = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None,
@@ -51,7 +64,8 @@ def command(
 ) -> None:
     """Learn an allocation from offline data; the best epoch on validation is kept.
 
-    Ctrl-C saves a checkpoint.
+    From a dataset without a market a perceptron learns, and the last epoch is kept. Ctrl-C saves a
+    checkpoint.
     """
     iql = {
         "epochs": epochs,
@@ -61,11 +75,14 @@ def command(
         "weight_temp": _inverse_temperature(weight_temp, iql_temperature),
     }
     if resume is not None:
-        refuse_flags(FIXED_BY_RUN, shared, {"dataset": dataset}, CHANGING)
+        refuse_flags(
+            FIXED_BY_RUN, shared, {"dataset": dataset, "action_range": action_range}, CHANGING
+        )
         settings = settings_of_resumed(resume, shared, "iql", iql=iql)
         pretrained = _resumed(resume, settings, shared.prices, behaviour or [])
     else:
-        pretrained = _new(shared_settings(shared, "iql", iql=iql), dataset, behaviour or [])
+        settings = shared_settings(shared, "iql", iql=iql)
+        pretrained = _new(settings, dataset, action_range, behaviour or [])
     if shared.json:
         print_json(pretrained)
     own = flags(behaviour=behaviour)
@@ -76,7 +93,12 @@ def command(
         show_pretrained(pretrained, own)
 
 
-def _new(settings: Settings, dataset: Path | None, behaviours: list[str]) -> Pretrained:
+def _new(
+    settings: Settings,
+    dataset: str | None,
+    action_range: tuple[float, float] | None,
+    behaviours: list[str],
+) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -84,7 +106,9 @@ def _new(settings: Settings, dataset: Path | None, behaviours: list[str]) -> Pre
     from finflow_sb3.pipeline import pretrain
 
     with watching() as watch:
-        return pretrain(settings, dataset, watch=watch, behaviours=behaviours)
+        return pretrain(
+            settings, dataset, watch=watch, action_range=action_range, behaviours=behaviours
+        )
 
 
 def _resumed(

@@ -43,6 +43,7 @@ VALIDATION = {
     "max drawdown": ("max_drawdown", "percent"),
     "turnover a year": ("turnover", "times"),
 }
+LOSSES = {"v_loss": "V loss", "q_loss": "Q loss", "policy_loss": "policy loss"}
 WIDE = 120
 
 
@@ -76,6 +77,9 @@ def show_pretrained(pretrained: Pretrained, flags: str = "") -> None:
     ----------
     flags : that fine-tuning takes too, each with a space before it
     """
+    if not pretrained.untrained:
+        _show_without_market(pretrained)
+        return
     table = _table("validation, net of costs", f"epoch {pretrained.best_epoch}", "untrained")
     for name, (key, kind) in VALIDATION.items():
         figures = (pretrained.validation[key], pretrained.untrained[key])
@@ -91,7 +95,9 @@ def show_pretrained(pretrained: Pretrained, flags: str = "") -> None:
 
 
 def _show_ranking(found: Ranking) -> None:
-    table = _table("best on validation", "Sharpe", "value", "its error")
+    by_sharpe = any(each.sharpe is not None for each in found.epochs)
+    first = "best on validation" if by_sharpe else "last epochs"
+    table = _table(first, "Sharpe", "value", "its error")
     for each in found.epochs:
         figures = (each.sharpe, each.value, each.error)
         cells = ("–" if x is None else number(x, "figure") for x in figures)
@@ -99,6 +105,15 @@ def _show_ranking(found: Ranking) -> None:
     out.print(Text(f"Fitted Q evaluation, {found.steps:,} steps each, γ {found.gamma:g}"))
     out.print(table)
     out.print(Text(found.sentence()), width=min(out.width, 100))
+
+
+def _show_without_market(pretrained: Pretrained) -> None:
+    table = _table("held-out episodes", f"epoch {pretrained.best_epoch}")
+    for name, loss in pretrained.validation.items():
+        table.add_row(LOSSES[name], number(loss, "plain"))
+    _panel("Pretrained", table, {"Run": str(pretrained.run)})
+    if pretrained.fqe is not None:
+        _show_ranking(pretrained.fqe)
 
 
 def show_finetuned(finetuned: Finetuned) -> None:

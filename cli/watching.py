@@ -99,9 +99,11 @@ class TerminalWatch(Watch):
     def epoch(self, epoch: Epoch) -> None:
         if self.epochs == 0:
             self._losses = list(epoch.losses)
-            console.print(Text(_heading(self._losses, console.width), "bold"), soft_wrap=True)
+            heading = _heading(epoch, self._losses, console.width)
+            console.print(Text(heading, "bold"), soft_wrap=True)
         self.epochs = epoch.number
-        sharpe = epoch.validation["sharpe"]
+        # Without a market there is none, and no epoch is better than another.
+        sharpe = epoch.validation.get("sharpe", -math.inf)
         better, self._best = sharpe > self._best, max(sharpe, self._best)
         row = Text(_row(epoch, self._losses, console.width), "green" if better else "")
         console.print(row, soft_wrap=True)
@@ -174,8 +176,10 @@ def _gate_names(width: int) -> list[str]:
     return [name if width >= WIDE else name[:3] for name in ANCHORS]
 
 
-def _heading(losses: list[str], width: int) -> str:
+def _heading(epoch: Epoch, losses: list[str], width: int) -> str:
     figures = f"{'epoch':>5}" + "".join(f"{LOSSES[name]:>9}" for name in losses)
+    if "sharpe" not in epoch.validation:
+        return figures + "  on held-out episodes:" + "".join(f"{LOSSES[n]:>9}" for n in losses)
     figures += f"{'Sharpe':>8}{'excess':>9}{'turnover':>9}"
     gates = "".join(f"{name:>{len(name) + 1 + (width >= WIDE)}}" for name in _gate_names(width))
     return figures + " " + gates
@@ -185,6 +189,9 @@ def _row(epoch: Epoch, names: list[str], width: int) -> str:
     validation = epoch.validation
     losses = [epoch.losses.get(name) for name in names]
     figures = f"{epoch.number:>5}" + "".join(f"{_short(loss):>9}" for loss in losses)
+    if "sharpe" not in validation:
+        held_out = "".join(f"{_short(validation.get(name)):>9}" for name in names)
+        return figures + " " * len("  on held-out episodes:") + held_out
     figures += f"{validation['sharpe']:>8.3f}{validation['excess']:>9.2%}"
     figures += f"{validation['turnover']:>8.1f}×"
     gates = ""

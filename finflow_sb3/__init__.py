@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.offline.describe import describe
+    from finflow_sb3.offline.export import export_dataset
+    from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.offline.own_rules import Past
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
+    from finflow_sb3.pretrain.plain import load_plain_policy
     from finflow_sb3.profiling import profile
     from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
     from finflow_sb3.runs.snapshot import take_snapshot
@@ -41,13 +44,16 @@ __all__ = [
     "collect",
     "describe",
     "evaluate",
+    "export_dataset",
     "export_zip",
     "finetune",
     "import_zip",
+    "load_plain_policy",
     "load_prices",
     "plot",
     "pretrain",
     "profile",
+    "read_plain",
     "resolve",
     "resume",
     "resume_collecting",
@@ -66,13 +72,16 @@ _HOMES = {
     "collect": "pipeline",
     "describe": "offline.describe",
     "evaluate": "pipeline",
+    "export_dataset": "offline.export",
     "export_zip": "exchange",
     "finetune": "pipeline",
     "import_zip": "exchange",
+    "load_plain_policy": "pretrain.plain",
     "load_prices": "market.sources",
     "plot": "plot_runs",
     "pretrain": "pipeline",
     "profile": "profiling",
+    "read_plain": "offline.formats",
     "resolve": "config_files",
     "resume": "resuming",
     "resume_collecting": "resuming",

@@ -130,9 +130,12 @@ class IQLSettings(Checked):
     balance_coef: float = setting(0.01, "weight of the gate's load balancing", 0.0, 100.0)
     prior_coef: float = setting(0.0, "pull of the policy towards the zero action", 0.0, 1000.0)
     fqe_epochs: int = setting(
-        0, "best epochs on validation that fitted Q evaluation judges at the end", 0, 1000
+        0,
+        "best epochs on validation that fitted Q evaluation judges at the end; 0 is none",
+        0,
+        1000,
     )
-    fqe_steps: int = setting(2000, "gradient steps of that for each of them", 1, 10_000_000)
+    fqe_steps: int = setting(1000, "gradient steps of that for each of them", 1, 10_000_000)
     policy_kwargs: dict[str, Any] = setting({}, "sizes of the networks")
 
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,36 +27,41 @@ from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.files import present
 from finflow_sb3.offline.collect import cached_dataset, collect_file, require_fit
-from finflow_sb3.offline.dataset import OfflineDataset, write_npz
+from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
+from finflow_sb3.offline.formats import is_plain
+from finflow_sb3.offline.npz_files import write_npz
 from finflow_sb3.offline.own import NOTHING, Own, flags_of
 from finflow_sb3.offline.own_rules import GivenRule, own_rules
 from finflow_sb3.offline.parts import Parts
 from finflow_sb3.offline.record import read_record
+from finflow_sb3.offline.spaces import ActionRange
 from finflow_sb3.opening import open_market, open_own, open_pinned, rules_instead_of
+from finflow_sb3.plain_pretraining import (
+    note_plain,
+    open_plain,
+    plain_name,
+    plain_settings,
+    run_plain_pretraining,
+)
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
-from finflow_sb3.pretrain.course import Tensors
 from finflow_sb3.pretrain.run import run_offline, start_offline
+from finflow_sb3.pretraining_record import pretraining_record
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
 from finflow_sb3.run_notes import (
     PLAN,
     copy_ranking,
-    forget_ranking,
     note_behaviours,
     note_dataset,
     note_market,
     note_plan,
-    note_ranking,
     noted_behaviours,
 )
-from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
+from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.folder import RunFolder
-from finflow_sb3.runs.provenance import provenance, same_validation
-from finflow_sb3.runs.status import StatusFile
-from finflow_sb3.stopping import stop_on_signal
+from finflow_sb3.runs.provenance import same_validation
 from finflow_sb3.training.build import pick_device
 from finflow_sb3.training.finetune import FinetuneOutcome, run_cqsac
-from finflow_sb3.training.recording import recording
 
 __all__ = [
     "Collected",
@@ -88,9 +92,17 @@ Mode = Literal["demo", "full", "offline", "online"]
 
 
 @contextmanager
-def new_run(settings: Settings, algo: str, watch: Watch) -> Iterator[RunFolder]:
-    """A new run's folder. An end that comes before it holds anything of use removes it."""
-    path = RunFolder.create(settings.run.log_dir, algo, settings.env).path if rank() == 0 else ""
+def new_run(
+    settings: Settings, algo: str, watch: Watch, name: str | None = None
+) -> Iterator[RunFolder]:
+    """A new run's folder. An end that comes before it holds anything of use removes it.
+
+    Parameters
+    ----------
+    name : what it is called after; the environment if not given
+    """
+    name = name or settings.env
+    path = RunFolder.create(settings.run.log_dir, algo, name).path if rank() == 0 else ""
     folder = RunFolder(Path(from_first(str(path)))).of_worker(rank())
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -204,6 +216,7 @@ def pretrain(
     stop_at: int | None = None,
     watch: Watch | None = None,
     plan: Mode = "full",
+    action_range: ActionRange | None = None,
     *,
     behaviours: Sequence[GivenRule] = (),
 ) -> Pretrained:
@@ -211,15 +224,24 @@ def pretrain(
 
     Parameters
     ----------
+    dataset : file of `collect`; or a dataset without a market, as `read_plain` takes it, from
+        which a perceptron learns for the environment that it comes from
+    action_range : of a dataset without a market, see `read_plain`
     stop_at : stop with a checkpoint after this gradient step
     plan : what `resuming.continue_training` does after it; `train` says so
     behaviours : as for `collect`, where nothing is given as the dataset
     """
     require_alone("pretrain")
     watch = watch or Watch()
+    own = rules_instead_of(dataset, behaviours)
+    if dataset is not None and is_plain(dataset):
+        return _pretrain_plain(settings, str(dataset), stop_at, watch, action_range)
+    if action_range is not None:
+        raise ConfigError(
+            "action_range: is for datasets of others; portfolios have bounds of their own"
+        )
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    own = rules_instead_of(dataset, behaviours)
     pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
     data, path = transitions_for(settings, market, dataset, watch, own)
@@ -229,6 +251,23 @@ def pretrain(
         note_plan(folder, plan)
         note_market(folder, market)
         return run_pretraining(settings, market, data, path, folder, watch, stop_at=stop_at)
+
+
+def _pretrain_plain(
+    settings: Settings,
+    source: str,
+    stop_at: int | None,
+    watch: Watch,
+    action_range: ActionRange | None,
+) -> Pretrained:
+    settings = plain_settings(settings, source)
+    pick_device(settings.run.device)
+    dataset = open_plain(source, action_range, watch)
+    with new_run(settings, "iql", watch, plain_name(source)) as folder:
+        note_plan(folder, "offline")
+        note_plain(folder, source, dataset)
+        with going_on(folder, "pretrain"):
+            return run_plain_pretraining(settings, dataset, folder, watch, stop_at=stop_at)
 
 
 def transitions_for(
@@ -261,61 +300,14 @@ def run_pretraining(
     keep_freed_memory()
     device, total = pick_device(settings.run.device), iql.epochs * iql.steps_per_epoch
     started = start_offline(market, env, iql, seed, device, checkpoint)
-    store = CheckpointStore(folder.checkpoints, settings.run.max_checkpoints)
-    forget_ranking(folder)
-    if checkpoint is not None:
-        store.go_on_from(checkpoint)
-        if not same_validation(checkpoint, settings):
-            started.course.kept.clear()
-    with (
-        going_on(folder, "pretrain"),
-        recording(settings, folder, "pretraining", total, checkpoint) as record,
-        stop_on_signal() as ask,
-    ):
-        log = record.log
-
-        def keep(step: int, tensors: Tensors, state: dict[str, Any]) -> None:
-            log.sync()
-            store.write(step, tensors, {**state, **provenance(settings, log.size)})
-
+    if checkpoint is not None and not same_validation(checkpoint, settings):
+        started.course.kept.clear()
+    opened = pretraining_record(settings, folder, total, watch, checkpoint, stop_at)
+    with going_on(folder, "pretrain"), opened as record:
         outcome = run_offline(
-            data,
-            market,
-            env,
-            iql,
-            seed,
-            device=device,
-            log=log,
-            on_epoch=watch.epoch,
-            on_best=lambda artefact: write_artefact(artefact, folder.best),
-            on_step=record.status.before(lambda step: watch.progress("pretraining", step, total)),
-            on_checkpoint=keep,
-            on_fqe=partial(_evaluating, record.status, watch),
-            started=started,
-            stop=lambda step: ask.asked or (stop_at is not None and step >= stop_at),
+            data, market, env, iql, seed, device=device, started=started, **record.callbacks
         )
-        validation = {} if outcome.best is None else outcome.best.validation
-        record.status.stopping = not outcome.finished
-        if outcome.fqe is not None:
-            note_ranking(folder, outcome.fqe)
-        if outcome.finished:
-            log.hyperparameters(settings.flat(), validation)
-    return Pretrained(
-        run=folder.path,
-        dataset=dataset,
-        steps=outcome.steps,
-        finished=outcome.finished,
-        best_epoch=None if outcome.best is None else outcome.best.number,
-        validation=validation,
-        untrained=untrained(market, env),
-        fqe=outcome.fqe,
-    )
-
-
-def _evaluating(status: StatusFile, watch: Watch, done: int, total: int) -> None:
-    """Fitted Q evaluation goes on: the steps of pretraining stay what they are."""
-    status.update(status.total)
-    watch.progress("judging", done, total)
+        return record.end(outcome, dataset, untrained(market, env))
 
 
 def finetune(
@@ -378,9 +370,10 @@ def open_start(
     if artefact is None:
         settings = from_scratch(settings)
     with first_goes_first():
-        settings, market = open_pinned(settings, artefact.scaler if artefact else None, watch)
-        if artefact is not None:
-            market.layout.require_equal(artefact.layout, str(pretrained))
+        layout, scaler = artefact.of_market(str(pretrained)) if artefact else (None, None)
+        settings, market = open_pinned(settings, scaler, watch)
+        if layout is not None:
+            market.layout.require_equal(layout, str(pretrained))
         if pretrained is not None and dataset is None and not own.names:
             _tell_of_other_data(Path(pretrained), settings, watch)
         data = offline_data(settings, market, dataset, watch, own)
@@ -503,6 +496,10 @@ def train(
     dataset, behaviours : as for `pretrain`; fine-tuning mixes in the same data
     """
     pretrained = finetuned = None
+    if dataset is not None and is_plain(dataset):
+        raise ConfigError(
+            f"{dataset}: has no market to fine-tune and evaluate in; learn from it with pretrain"
+        )
     if mode == "demo":
         settings = demo_settings(settings)
     if mode != "offline":

@@ -62,13 +62,16 @@ class Pretrained:
     ----------
     steps : gradient steps done
     finished : False where it was stopped before its end
-    best_epoch, validation : of what `best/` holds; None and empty before the first epoch ended
-    untrained : the zero action's validation figures
+    dataset : its file; as it was named, where it has no market
+    best_epoch, validation : of what `best/` holds; None and empty before the first epoch ended.
+        Without a market the last epoch, or the best by fitted Q evaluation, and its losses on
+        held-out episodes
+    untrained : the zero action's validation figures; empty without a market
     fqe : the best epochs by fitted Q evaluation, where `fqe_epochs` asks for it
     """
 
     run: Path
-    dataset: Path | None
+    dataset: Path | str | None
     steps: int
     finished: bool
     best_epoch: int | None

@@ -26,11 +26,18 @@ from finflow_sb3.opening import open_own, open_pinned
 from finflow_sb3.pipeline import (
     collect_into,
     finetune,
+    going_on,
     is_pretraining,
     offline_data,
     run_finetuning,
     run_pretraining,
     transitions_for,
+)
+from finflow_sb3.plain_pretraining import (
+    OF_MARKETS,
+    is_without_market,
+    noted_plain,
+    run_plain_pretraining,
 )
 from finflow_sb3.pretrain.artefact import read_artefact
 from finflow_sb3.results import Collected, Finetuned, Pretrained, Trained, Watch
@@ -183,6 +190,8 @@ def resume_pretraining(
     own = _same_rules(folder, behaviours)
     settings = settings or folder.settings()
     pick_device(settings.run.device)
+    if is_without_market(folder):
+        return _resume_plain(folder, named, settings, prices, stop_at, watch)
     open = _reopened(folder, named, settings, prices, _fixed_of_pretraining, watch)
     settings, checkpoint = open.settings, open.checkpoint
     data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch, own)
@@ -191,6 +200,30 @@ def resume_pretraining(
     total = settings.iql.epochs * settings.iql.steps_per_epoch
     watch.remark(f"Resuming at gradient step {step:,} of {total:,}.")
     return run_pretraining(settings, open.market, data, dataset, folder, watch, checkpoint, stop_at)
+
+
+def _resume_plain(
+    folder: RunFolder,
+    named: Path | None,
+    settings: Settings,
+    prices: str | None,
+    stop_at: int | None,
+    watch: Watch,
+) -> Pretrained:
+    """Go on with a run that has no market."""
+    if prices is not None:
+        raise ConfigError(f"{folder.path}: learns without a market; leave out --prices")
+    checkpoint = _chosen_checkpoint(folder, named, watch)
+    if checkpoint is not None:
+        changed = changed_settings(checkpoint, settings)
+        _refuse_or_tell(changed, _fixed_without_market, folder, watch)
+        warn_of_other_versions(checkpoint, watch.remark)
+    dataset = noted_plain(folder).open(watch)
+    if settings != folder.settings():
+        write_config(settings, folder.path / "config.yml")
+    watch.started(folder.path)
+    with going_on(folder, "pretrain"):
+        return run_plain_pretraining(settings, dataset, folder, watch, checkpoint, stop_at)
 
 
 def resume_collecting(
@@ -246,6 +279,10 @@ def continue_training(
     path, pretrained = Path(run), None
     named = named_checkpoint(path)
     folder = RunFolder.open(named.parent.parent if named else path)
+    if is_without_market(folder):
+        raise ArtefactError(
+            f"{path}: has no market to go on in; go on with finflow pretrain --resume {path}"
+        )
     if not is_pretraining(folder.path):
         finetuned = resume(
             path, watch=watch, settings=settings, prices=prices, behaviours=behaviours
@@ -364,6 +401,10 @@ def _fixed_of_pretraining(name: str) -> bool:
     if section == "iql":
         return key in IQL_IS_FIXED
     return _always_fixed(section, key)
+
+
+def _fixed_without_market(name: str) -> bool:
+    return _section_and_key(name)[0] in OF_MARKETS or _fixed_of_pretraining(name)
 
 
 def _section_and_key(name: str) -> tuple[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from markets import random_prices, small_market
 from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings, MarketSettings
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import observe
-from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.errors import ArtefactError, ConfigError, StorageError
 from finflow_sb3.offline import collect as module
 from finflow_sb3.offline import dataset_file
 from finflow_sb3.offline.collect import (
@@ -25,9 +27,10 @@ from finflow_sb3.offline.collect import (
     collect_file,
     dataset_key,
 )
-from finflow_sb3.offline.dataset import OfflineDataset, write_npz
+from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_checks import expected_forms
 from finflow_sb3.offline.dataset_file import new_dataset, read_dataset, write_dataset
+from finflow_sb3.offline.npz_files import write_npz
 from finflow_sb3.offline.parts import Parts
 
 ENV = EnvSettings(episode_length=12)
@@ -419,3 +422,21 @@ def test_cached_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert seen == [8, 8, 8]
     np.testing.assert_array_equal(first.action, third.action)
     read_dataset(path)
+
+
+def test_a_full_disk_is_found_before_anything_is_written(
+    plain: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.h5"
+    write_dataset(plain, path)
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"data\.h5: .*disk full") as caught:
+        write_dataset(plain, path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]

@@ -65,8 +65,10 @@ class Ring:
     def gather(self, index: Tensor) -> TransitionBatch:
         return TransitionBatch(*(part[index] for part in self.batch))
 
-    def starts(self, state: int) -> np.ndarray:
-        return np.flatnonzero(self.state.numpy() == state)[:50]
+    @property
+    def starts(self) -> np.ndarray:
+        """Transitions from state 0 stand for episodes' starts."""
+        return np.flatnonzero(self.state.numpy() == 0)[:50]
 
 
 def true_values(actions: list[float]) -> np.ndarray:
@@ -98,7 +100,7 @@ def estimates() -> dict[str, float]:
     """Values of all policies at state 0."""
     ring = Ring()
     policies = [Tabular(actions) for actions in POLICIES.values()]
-    found = fitted_values(policies, ring, ring.starts(0), None, OPTIONS)
+    found = fitted_values(policies, ring, None, OPTIONS)
     assert found is not None
     return {name: each.value for name, each in zip(POLICIES, found, strict=True)}
 
@@ -177,7 +179,7 @@ def small_fit(stop: Any = None, on_step: Any = None) -> tuple[PolicyValue, ...] 
     data = small_dataset()
     options = FQEOptions(steps=5, batch_size=32, n_critics=2, sizes=NetworkSizes.from_kwargs(TINY))
     policies = [trained_iql(updates).experts for updates in (0, 30)]
-    return fitted_values(policies, data, data.starts, data.layout, options, on_step, stop)
+    return fitted_values(policies, data, data.layout, options, on_step, stop)
 
 
 def test_a_seed_gives_the_same_bits() -> None:
@@ -199,6 +201,6 @@ def test_policies_stay_as_they_are() -> None:
     algo, data = trained_iql(), small_dataset()
     before = {name: tensor.clone() for name, tensor in algo.experts.state_dict().items()}
     options = FQEOptions(steps=3, batch_size=16, sizes=NetworkSizes.from_kwargs(TINY))
-    (found,) = fitted_values([algo.experts], data, data.starts, data.layout, options) or ()
+    (found,) = fitted_values([algo.experts], data, data.layout, options) or ()
     assert found.error is None
     assert all(torch.equal(before[k], v) for k, v in algo.experts.state_dict().items())

@@ -203,12 +203,17 @@ def test_the_command_shows_how_many_transitions_came_of_each(
 def test_a_process_of_its_own_finds_rules_in_its_folder(settings: Settings) -> None:
     """The command's own folder is not the one that it is called in."""
     write_config(settings, Path("c.yml"))
-    words = ["pretrain", "-c", "c.yml", "--behaviour", RULE, "--epochs", "1", "--json"]
     main = [sys.executable, "-P", "-c", "from finflow_sb3.cli.app import main; main()"]
+    words = ["collect", "-c", "c.yml", "--behaviour", RULE, "--only-own", "--json"]
     done = subprocess.run([*main, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout)["run"]
-    assert read_dataset(Path(json.loads(done.stdout)["dataset"])).behaviours[-1] == RULE
+    assert json.loads(done.stdout)["transitions_of"] == {RULE: 18 * 40}
+
+
+def test_pretrain_asks_for_the_flag_again(settings: Settings) -> None:
+    write_config(settings, Path("c.yml"))
+    flags = ["--behaviour", RULE, "--epochs", "1", "--json"]
+    made = json.loads(run("pretrain", "-c", "c.yml", *flags).stdout)["run"]
     refused = run("pretrain", "--resume", made)
     assert refused.exit_code == 1
     assert f"begun with --behaviour {RULE}; give the same again" in refused.stderr

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +79,13 @@ def ranked(*sharpes: float | None) -> Ranking:
 def test_words_are_honest() -> None:
     few = ranked(1.1, 1.3, 1.2)
     assert few.correlation == pytest.approx(-0.5)
-    assert "over 3 epochs: -0.50, as chance may do as well (p = 1.00)" in few.sentence()
+    assert "over 3 epochs: −0.50, as chance may do as well (p\u00a0=\u00a01.00)" in few.sentence()
     many = ranked(*np.linspace(1.0, 0.5, 6))
-    assert "1.00, more than chance explains (p = 0.00)" in many.sentence()
+    assert "1.00, more than chance explains (p\u00a0=\u00a00.00)" in many.sentence()
     assert "Over 2 epochs no rank correlation" in ranked(1.0, 1.1).sentence()
-    assert ranked(None, None, None, None).correlation is None
+    none = ranked(None, None, None, None)
+    assert none.correlation is None
+    assert "No backtest judged these 4 epochs" in none.sentence()
 
 
 def test_without_a_market_the_highest_value_is_chosen() -> None:
@@ -91,12 +95,22 @@ def test_without_a_market_the_highest_value_is_chosen() -> None:
         gamma=0.9,
     )
     assert found.best.epoch == 2
+    broken = dataclasses.replace(found.epochs[0], value=math.nan)
+    assert dataclasses.replace(found, epochs=(broken, *found.epochs[1:])).best.epoch == 2
     course = Course()
     for number in (1, 2, 3, 4):
         epoch = Epoch(number, {}, {"sharpe": -float(number)})
-        course.keep(epoch, lambda n=number: {"policy.x": torch.tensor(n)}, room=4)
+        course.keep(
+            epoch,
+            lambda n=number: {"policy.x": torch.tensor(n)},
+            4,
+            lambda e: e.validation["sharpe"],
+        )
     chosen = best_by_value(course.kept, found)
     assert (chosen.epoch.number, int(chosen.weights["policy.x"])) == (2, 2)
+    course.put_first(chosen)
+    assert [each.epoch.number for each in course.kept] == [2, 1, 3, 4]
+    assert course.best is chosen.epoch
 
 
 @pytest.mark.parametrize("room", [1, 3])
@@ -105,7 +119,9 @@ def test_the_best_epochs_are_kept(room: int) -> None:
     sharpes = [0.5, 0.9, 0.9, 0.1, 1.2, 0.7]
     for number, sharpe in enumerate(sharpes, start=1):
         epoch = Epoch(number, {}, {"sharpe": sharpe})
-        course.keep(epoch, lambda n=number: taken.append(n) or {}, room)
+        course.keep(
+            epoch, lambda n=number: taken.append(n) or {}, room, lambda e: e.validation["sharpe"]
+        )
     assert [each.epoch.number for each in course.kept] == [5, 2, 3][:room]
     assert taken == ([1, 2, 5] if room == 1 else [1, 2, 3, 5]), "others are not copied"
     assert course.best is course.kept[0].epoch
@@ -166,17 +182,14 @@ def test_without_it_the_same_is_learned(folder: Path, whole: Pretrained) -> None
 
 
 class StopWhile(Watch):
-    """Stops at a step of a stage, as Ctrl-C does."""
+    """Stops at a step of a stage, as SIGTERM does."""
 
     def __init__(self, stage: str, step: int):
         self.stage, self.step = stage, step
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        import os
-        import signal
-
         if (stage, done) == (self.stage, self.step):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +223,21 @@ def test_train_comes_back_to_it(folder: Path) -> None:
     assert done.pretrained is not None and done.pretrained.fqe is not None
     again = continue_training(stopped.run)
     assert again.pretrained is None
+
+
+def test_what_was_not_kept_cannot_be_judged(folder: Path) -> None:
+    run = pretrain(settings_of(folder).replace(iql={"fqe_epochs": 0})).run
+
+    class Listening(Watch):
+        remarks: tuple[str, ...] = ()
+
+        def remark(self, text: str) -> None:
+            self.remarks += (text,)
+
+    watch = Listening()
+    done = resume_pretraining(run, settings=settings_of(folder), watch=watch)
+    assert done.fqe is not None and len(done.fqe.epochs) == 1
+    assert any(text.startswith("Judged 1 of 3 epochs") for text in watch.remarks)
 
 
 def test_the_reports_have_it(folder: Path, whole: Pretrained) -> None:

@@ -48,7 +48,7 @@ class Ranking:
     gamma : discount of the values
     correlation : Spearman's, of value and validation Sharpe; None of fewer than three epochs,
         or where all have the same
-    p_value : share of all pairings whose correlation is as large in size; None likewise
+    p_value : of a two-sided permutation test of it; None likewise
     """
 
     epochs: tuple[RankedEpoch, ...]
@@ -60,17 +60,20 @@ class Ranking:
     @property
     def best(self) -> RankedEpoch:
         """The epoch of the highest value: the one to take where there is no market."""
-        return max(self.epochs, key=lambda each: each.value)
+        return max(self.epochs, key=lambda e: e.value if math.isfinite(e.value) else -math.inf)
 
     def sentence(self) -> str:
         """What the comparison says, and how little."""
         count = len(self.epochs)
+        if all(each.sharpe is None for each in self.epochs):
+            return f"No backtest judged these {count} epochs: the highest value chose among them."
         if self.correlation is None or self.p_value is None:
             return f"Over {count} epochs no rank correlation of value and Sharpe can be told."
         told = "more than chance explains" if self.p_value < CHANCE else "as chance may do as well"
+        size = f"{self.correlation:.2f}".replace("-", "−")
         return (
             f"Rank correlation of value and validation Sharpe over {count} epochs: "
-            f"{self.correlation:.2f}, {told} (p = {self.p_value:.2f}). So few epochs, which were "
+            f"{size}, {told} (p\u00a0=\u00a0{self.p_value:.2f}). So few epochs, which were "
             "chosen for their Sharpe, say little of how well values choose among all."
         )
 

@@ -185,10 +185,6 @@ class FlatExperts(nn.Module):
             nn.Linear(gate_hidden, n_experts),
         )
 
-    def view(self, obs: Tensor) -> Tensor:
-        """Observations as they are: there is nothing to take apart."""
-        return obs
-
     def forward(self, obs: Tensor) -> PolicyOutput:
         shared = obs[None].expand(self.n_experts, -1, -1)
         each = self.head(self.thought(self.second(self.looked(self.first(shared)))))

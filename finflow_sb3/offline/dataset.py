@@ -6,11 +6,9 @@ when a batch is read. Episodes that end by time are timeouts, not terminals.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from finflow_sb3.envs.observations import Scaler
-from finflow_sb3.files import write_whole
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset_checks import Sizes
 from finflow_sb3.offline.transitions import TransitionBatch
 
-__all__ = ["Head", "OfflineDataset", "write_npz"]
+__all__ = ["Head", "OfflineDataset"]
 
 
 @dataclass(frozen=True)
@@ -164,25 +161,3 @@ class OfflineDataset:
         return {
             name: int(count) for name, count in zip(self.behaviours, counts, strict=True) if count
         }
-
-
-def write_npz(dataset: OfflineDataset, path: Path) -> None:
-    """Export as `.npz`: what d3rlpy and others read, all of the same length.
-
-    observations, actions, rewards, next_observations, terminals, timeouts (true on the last
-    transition of an episode that time ended), behaviours (names).
-    """
-    everything = dataset.gather(torch.arange(len(dataset)))
-    last = np.append(np.diff(dataset.episode) != 0, True)
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        observations=everything.observations.numpy(),
-        actions=dataset.action,
-        rewards=dataset.reward,
-        next_observations=everything.next_observations.numpy(),
-        terminals=everything.terminals.numpy()[:, 0].astype(bool),
-        timeouts=last & dataset.timeout[dataset.episode],
-        behaviours=np.array(dataset.behaviours)[dataset.behaviour[dataset.episode]],
-    )
-    write_whole(path, buffer.getvalue())

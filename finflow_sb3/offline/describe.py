@@ -254,7 +254,8 @@ class _Count:
             self.farthest += self._sums(rule, done.gap + distance)
 
     def _sums(self, rule: NDArray[np.int32], values: Float) -> Float:
-        return np.bincount(rule, weights=values, minlength=len(self.dataset.behaviours))
+        count = len(self.dataset.behaviours)
+        return np.bincount(rule, weights=values, minlength=count).astype(np.float64)
 
     def behaviour(self, rule: int) -> Behaviour:
         """The figures of one rule that has episodes."""

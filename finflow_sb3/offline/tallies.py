@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["ActionTally", "Histogram", "Spread", "spread_of"]
 
 Float = NDArray[np.float64]
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,13 @@ class Spread:
 def spread_of(values: ArrayLike) -> Spread:
     """Of numbers that are all there, with the exact quantiles; there has to be one."""
     found = np.asarray(values, dtype=np.float64)
-    quantiles = (float(q) for q in np.quantile(found, QUANTILES))
-    return Spread(float(found.mean()), float(found.min()), *quantiles, float(found.max()))
+    quantiles = {name: float(np.quantile(found, share)) for name, share in QUANTILES.items()}
+    return Spread(
+        mean=float(found.mean()),
+        minimum=float(found.min()),
+        maximum=float(found.max()),
+        **quantiles,
+    )
 
 
 class Histogram:
@@ -83,10 +88,10 @@ class Histogram:
     def spread(self, series: int) -> Spread:
         """Of one series, which has to have a number."""
         return Spread(
-            float(self.total[series] / self.number(series)),
-            float(self.minimum[series]),
-            *(self.quantile(series, share) for share in QUANTILES),
-            float(self.maximum[series]),
+            mean=float(self.total[series] / self.number(series)),
+            minimum=float(self.minimum[series]),
+            maximum=float(self.maximum[series]),
+            **{name: self.quantile(series, share) for name, share in QUANTILES.items()},
         )
 
 
@@ -128,4 +133,5 @@ class ActionTally:
     def coarse(self, bins: int) -> NDArray[np.int64]:
         """Counts in fewer bins, [A, bins]."""
         size = len(self.histogram.counts)
-        return self.histogram.counts.reshape(size, bins, self.FINE // bins).sum(axis=2)
+        fine = self.histogram.counts.reshape(size, bins, self.FINE // bins)
+        return np.asarray(fine.sum(axis=2))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 __all__ = ["TransitionBatch", "Transitions"]
 
@@ -23,6 +25,10 @@ class Transitions(Protocol):
     """N transitions that are drawn by index."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Index of every episode's first transition."""
 
     def gather(self, index: torch.Tensor) -> TransitionBatch:
         """The transitions at `index` [B], as one gather over arrays."""

@@ -10,6 +10,9 @@ file                  content
 `scaler.json`         see `Scaler`
 ====================  ==========================================================
 
+Without a market there are no layout and scaler: `artefact.json` says `layout` null, and has the
+environment's `spaces` (see `Spaces`).
+
 The critics of the ensemble are stacked along a first dimension, as CQSAC's batched module
 holds them: every parameter moves one to one.
 """
@@ -33,6 +36,7 @@ from finflow_sb3.files import present, whole_folder, write_whole
 from finflow_sb3.manifests import read_manifest, write_manifest
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.network_sizes import NetworkSizes
+from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.runs.tensor_files import write_tensors
 
 __all__ = [
@@ -61,16 +65,34 @@ class Artefact:
     ----------
     algo : "iql"
     weights : name → tensor, names as in the module docstring
+    layout, scaler : of the market's observations; None without a market
     facts : epoch, validation figures and the like, as JSON
+    spaces : of the environment; None with a market
     """
 
     algo: str
     weights: dict[str, Tensor]
     sizes: NetworkSizes
     gate_scale: float
-    layout: ObservationLayout
-    scaler: Scaler
+    layout: ObservationLayout | None
+    scaler: Scaler | None
     facts: dict[str, Any]
+    spaces: Spaces | None = None
+
+    def of_market(self, what: str) -> tuple[ObservationLayout, Scaler]:
+        """Layout and scaler.
+
+        Raises
+        ------
+        ArtefactError
+            If it was learned without a market.
+        """
+        if self.layout is None or self.scaler is None:
+            raise ArtefactError(
+                f"{what}: was pretrained without a market; in Python it seeds a CQSAC of its own "
+                "environment"
+            )
+        return self.layout, self.scaler
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Weights whose names start with `prefix` and a dot, without it."""
@@ -87,24 +109,29 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
         "gate_scale": artefact.gate_scale,
         "facts": artefact.facts,
     }
+    if artefact.spaces is not None:
+        head |= {"layout": None, "spaces": artefact.spaces.as_dict()}
     write_sealed(folder, artefact.weights, artefact.layout, artefact.scaler, {HEAD: head})
 
 
 def write_sealed(
     folder: Path,
     weights: Mapping[str, Tensor],
-    layout: ObservationLayout,
-    scaler: Scaler,
+    layout: ObservationLayout | None,
+    scaler: Scaler | None,
     heads: Mapping[str, dict[str, Any]],
 ) -> None:
-    """Weights, layout and scaler with a manifest, in a folder that is replaced as a whole.
+    """Weights, and layout and scaler if any, with a manifest, in a folder replaced as a whole.
 
     Parameters
     ----------
     heads : what the weights are, by the name of the JSON file that says so
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    files = {"layout.json": layout.as_dict(), "scaler.json": scaler.as_dict(), **heads}
+    files = dict(heads)
+    for name, part in (("layout.json", layout), ("scaler.json", scaler)):
+        if part is not None:
+            files[name] = part.as_dict()
     with whole_folder(folder) as new:
         write_tensors(new / WEIGHTS, tensors)
         for name, content in files.items():
@@ -139,16 +166,22 @@ def read_artefact(folder: Path) -> Artefact:
     try:
         sizes = NetworkSizes(**head["sizes"])
         algo, scale, facts = str(head["algo"]), float(head["gate_scale"]), dict(head["facts"])
+        spaces = Spaces.from_dict(head["spaces"]) if "spaces" in head else None
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{folder}: {HEAD} is not whole ({error})") from None
+    layout = scaler = None
+    if spaces is None:
+        layout = ObservationLayout.from_dict(read_json(folder / "layout.json"))
+        scaler = Scaler.from_dict(read_json(folder / "scaler.json"))
     return Artefact(
         algo=algo,
         weights=read_tensors(folder / WEIGHTS),
         sizes=sizes,
         gate_scale=scale,
-        layout=ObservationLayout.from_dict(read_json(folder / "layout.json")),
-        scaler=Scaler.from_dict(read_json(folder / "scaler.json")),
+        layout=layout,
+        scaler=scaler,
         facts=facts,
+        spaces=spaces,
     )
 
 

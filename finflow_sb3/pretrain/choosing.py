@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finflow_sb3.evaluation.ranking import RankedEpoch, Ranking, ranking
@@ -24,7 +22,6 @@ def rank_kept(
     learner: Learner,
     kept: Sequence[Kept],
     dataset: Transitions,
-    starts: NDArray[np.int64],
     layout: ObservationLayout | None,
     settings: OfflineSettings,
     seed: int,
@@ -34,11 +31,11 @@ def rank_kept(
 ) -> Ranking | None:
     """Evaluate the kept epochs' policies on the data that they were learned from.
 
-    Batch size, discount and widths are pretraining's own.
+    Batch size, discount, widths and the number of critics are pretraining's own.
 
     Parameters
     ----------
-    starts, layout, on_step, stop : as for `fitted_values`
+    layout, on_step, stop : as for `fitted_values`
 
     Returns
     -------
@@ -48,12 +45,13 @@ def rank_kept(
         steps=settings.fqe_steps,
         batch_size=settings.batch_size,
         gamma=settings.gamma,
+        n_critics=learner.sizes.n_critics,
         sizes=learner.sizes,
         seed=seed,
         device=device,
     )
     policies = [_policy(learner, each.weights) for each in kept]
-    values = fitted_values(policies, dataset, starts, layout, options, on_step, stop)
+    values = fitted_values(policies, dataset, layout, options, on_step, stop)
     if values is None:
         return None
     return ranking(

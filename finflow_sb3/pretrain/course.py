@@ -57,7 +57,7 @@ class Course:
     step : gradient steps done
     totals : losses of the present epoch, added up, each with the number of steps that had it
     epochs : those that have ended
-    kept : those with the best validation Sharpe and their weights, the best first
+    kept : the best (with a market by validation Sharpe) and their weights, the best first
     """
 
     step: int = 0
@@ -67,19 +67,30 @@ class Course:
 
     @property
     def best(self) -> Epoch | None:
-        """The one with the best validation Sharpe."""
+        """The first of those that are kept."""
         return self.kept[0].epoch if self.kept else None
 
-    def keep(self, epoch: Epoch, weights: Callable[[], dict[str, Tensor]], room: int) -> None:
-        """Keep an epoch and its weights if it is among the `room` best; an equal one stays
-        behind an earlier one.
+    def keep(
+        self,
+        epoch: Epoch,
+        weights: Callable[[], dict[str, Tensor]],
+        room: int,
+        score: Callable[[Epoch], float],
+    ) -> None:
+        """Keep an epoch and its weights if it is among the `room` of the highest score; an equal
+        one stays behind an earlier one.
         """
-        sharpe = epoch.validation["sharpe"]
-        better = [sharpe > other.epoch.validation["sharpe"] for other in self.kept]
+        mine = score(epoch)
+        better = [mine > score(other.epoch) for other in self.kept]
         place = better.index(True) if True in better else len(better)
         if place < room:
             self.kept.insert(place, Kept(epoch, weights()))
         del self.kept[room:]
+
+    def put_first(self, chosen: Kept) -> None:
+        """Make one of the kept epochs the best."""
+        others = [each for each in self.kept if each.epoch.number != chosen.epoch.number]
+        self.kept = [chosen, *others]
 
     def add(self, losses: dict[str, float]) -> None:
         """Count a gradient step with its losses."""

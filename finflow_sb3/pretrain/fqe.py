@@ -18,7 +18,6 @@ from d3rlpy.algos.qlearning import QLearningAlgoImplBase
 from d3rlpy.models.q_functions import MeanQFunctionFactory
 from d3rlpy.ope import FQE, FQEConfig
 from d3rlpy.torch_utility import Modules
-from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor, nn
 
@@ -170,7 +169,6 @@ class PolicyValueFit:
 def fitted_values(
     policies: Sequence[nn.Module],
     dataset: Transitions,
-    starts: NDArray[np.int64],
     layout: ObservationLayout | None,
     options: FQEOptions,
     on_step: Callable[[int, int], None] | None = None,
@@ -181,7 +179,7 @@ def fitted_values(
     Parameters
     ----------
     policies : networks whose deterministic actions are evaluated
-    starts : transitions of the dataset with which episodes begin
+    dataset : what Q is fitted to; values are of the states in which its episodes start
     layout : of the observations; None where they are flat
     on_step : called with (gradient steps done, gradient steps) of all policies
     stop : asked after each step whether to stop; then there is no result
@@ -193,7 +191,7 @@ def fitted_values(
     first = dataset.gather(torch.zeros(1, dtype=torch.int64))
     sizes = first.observations.shape[1], first.actions.shape[1]
     total = len(policies) * options.steps
-    found = []
+    found: list[PolicyValue] = []
     for policy in policies:
         fit = PolicyValueFit(policy, layout, *sizes, options)
         generator = torch.Generator().manual_seed(options.seed)
@@ -205,15 +203,15 @@ def fitted_values(
                 on_step(len(found) * options.steps + fit.step, total)
             if stop is not None and stop():
                 return None
-        found.append(_value(fit, dataset, starts, losses))
+        found.append(_value(fit, dataset, losses))
     return tuple(found)
 
 
-def _value(
-    fit: PolicyValueFit, dataset: Transitions, starts: NDArray[np.int64], losses: list[float]
-) -> PolicyValue:
+def _value(fit: PolicyValueFit, dataset: Transitions, losses: list[float]) -> PolicyValue:
+    starts = dataset.starts
     sums = torch.zeros(fit.options.n_critics, dtype=torch.float64)
-    for some in torch.from_numpy(np.asarray(starts, dtype=np.int64)).split(STARTS_AT_A_TIME):
+    for at in range(0, len(starts), STARTS_AT_A_TIME):
+        some = torch.from_numpy(starts[at : at + STARTS_AT_A_TIME])
         sums += fit.values(dataset.gather(some).observations).double().sum(dim=1).cpu()
     means = sums / len(starts)
     critics = len(means)

@@ -22,13 +22,19 @@ from torch import Tensor
 
 from finflow_sb3.config import IQLSettings
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.experts import PolicyOutput, make_experts
+from finflow_sb3.nets.experts import PolicyOutput
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
+from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.pretrain.artefact import stacked_weights
 from finflow_sb3.pretrain.learner import ActorCriticLearner
-from finflow_sb3.pretrain.modules import ExpertPolicy, FusedAdamFactory, LayoutEncoderFactory
+from finflow_sb3.pretrain.modules import (
+    ExpertPolicy,
+    FusedAdamFactory,
+    LayoutEncoderFactory,
+    make_policy,
+)
 
 __all__ = ["ExpertIQL", "make_iql"]
 
@@ -91,9 +97,9 @@ class ExpertIQLImpl(IQLImpl):
         density = policy_log_prob(policy, batch.actions)
         with torch.no_grad():
             weight = self._compute_weight(batch)[:, 0]
-        loss = -(weight * density).mean() + self.balance_coef * balance_loss(
-            action.gates.mean(dim=0)
-        )
+        loss = -(weight * density).mean()
+        if action.gates is not None:
+            loss = loss + self.balance_coef * balance_loss(action.gates.mean(dim=0))
         return DDPGBaseActorLoss(loss + self.prior_coef * prior_loss(action.mu))
 
     def inner_sample_action(self, x: Any) -> Tensor:
@@ -108,7 +114,7 @@ class ExpertIQL(ActorCriticLearner, IQL):
     Parameters
     ----------
     config : d3rlpy's own
-    layout, sizes : what the networks are built for
+    inputs, sizes : what the networks are built for
     balance_coef : weight of the gate's load balancing
     prior_coef : pull of the policy towards the zero action
     """
@@ -124,7 +130,7 @@ class ExpertIQL(ActorCriticLearner, IQL):
     def __init__(
         self,
         config: IQLConfig,
-        layout: ObservationLayout,
+        inputs: ObservationLayout | Spaces,
         sizes: NetworkSizes,
         balance_coef: float = 0.0,
         prior_coef: float = 0.0,
@@ -132,15 +138,16 @@ class ExpertIQL(ActorCriticLearner, IQL):
         device: str = "cpu",
     ):
         super().__init__(config, device, False)
-        self.layout, self.sizes = layout, sizes
+        self.inputs, self.sizes = inputs, sizes
         self.balance_coef, self.prior_coef = balance_coef, prior_coef
         self.gate_scale = gate_scale
 
     def inner_create_impl(self, observation_shape: Any, action_size: int) -> None:
         config, sizes = self._config, self.sizes
-        experts = make_experts(self.layout.size, action_size, self.layout, sizes, self.gate_scale)
+        experts = make_policy(self.inputs, sizes, self.gate_scale)
         policy = ExpertPolicy(experts).to(self._device)
-        encoders = LayoutEncoderFactory(self.layout, action_size, sizes)
+        layout = self.inputs if isinstance(self.inputs, ObservationLayout) else None
+        encoders = LayoutEncoderFactory(layout, action_size, sizes)
         quantiles = QRQFunctionFactory(n_quantiles=sizes.n_quantiles)
         (q_funcs, q_forwarder), (targets, target_forwarder) = (
             create_continuous_q_function(
@@ -199,7 +206,7 @@ class ExpertIQL(ActorCriticLearner, IQL):
 
 def make_iql(
     settings: IQLSettings,
-    layout: ObservationLayout,
+    inputs: ObservationLayout | Spaces,
     gate_scale: float = 5.0,
     device: str = "cpu",
 ) -> ExpertIQL:
@@ -225,7 +232,7 @@ def make_iql(
         max_weight=settings.max_weight,
     )
     algo = ExpertIQL(
-        config, layout, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device
+        config, inputs, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device
     )
-    algo.create_impl((layout.size,), layout.action_size)
+    algo.create_impl((inputs.size,), inputs.action_size)
     return algo

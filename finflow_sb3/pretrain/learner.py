@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -38,6 +39,10 @@ class Learner(Protocol):
 
     def update_on(self, batch: TransitionBatch) -> dict[str, float]:
         """One gradient step. Gives the losses that it computed: a step need not have them all."""
+        ...
+
+    def losses_on(self, batch: TransitionBatch) -> dict[str, float]:
+        """The losses of a step on a batch, without making it."""
         ...
 
     def torch_modules(self) -> dict[str, nn.Module]:
@@ -87,6 +92,17 @@ class ActorCriticLearner:
         found = self._impl.update(mini_batch(batch, self._device, self.experts), self._grad_step)
         self._grad_step += 1
         return {ours: found[theirs] for theirs, ours in self.losses.items() if theirs in found}
+
+    @torch.no_grad()
+    def losses_on(self, batch: TransitionBatch) -> dict[str, float]:
+        """d3rlpy's losses of one update, without it."""
+        impl, mini = self._impl, mini_batch(batch, self._device)
+        self.modules.set_eval()
+        critic = impl.compute_critic_loss(mini, impl.compute_target(mini))
+        actor = impl.compute_actor_loss(mini, self.modules.policy(mini.observations))
+        self.modules.set_train()
+        found = {**vars(critic), **vars(actor)}
+        return {ours: float(found[theirs]) for theirs, ours in self.losses.items()}
 
     def torch_modules(self) -> dict[str, nn.Module]:
         return dict(self.modules.get_torch_modules())

@@ -1,7 +1,7 @@
 """Our networks in d3rlpy's dress: what every algorithm of the offline phase learns with.
 
-The policy is the five-expert network, the critics and V have encoders of our own; their heads
-are d3rlpy's.
+The policy is the five-expert network, or a perceptron where there is no market; the critics and V
+have encoders of our own, their heads are d3rlpy's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch.optim import Adam
 
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.critics import ValueEncoder, make_encoder
-from finflow_sb3.nets.experts import Components
+from finflow_sb3.nets.experts import Components, FlatExperts, LayoutExperts, make_experts
+from finflow_sb3.nets.perceptron import PerceptronPolicy
 from finflow_sb3.network_sizes import NetworkSizes
+from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.offline.transitions import TransitionBatch
 
 __all__ = [
@@ -28,22 +30,34 @@ __all__ = [
     "ExpertPolicy",
     "FusedAdamFactory",
     "LayoutEncoderFactory",
+    "make_policy",
     "mini_batch",
 ]
 
 
 class ExpertAction(NamedTuple):
-    """d3rlpy's `ActionOutput`, with the gates [B, K] and the components of a full mixture."""
+    """d3rlpy's `ActionOutput`, with the gates [B, K] where there are experts, and the components
+    of a full mixture.
+    """
 
     mu: Tensor
     squashed_mu: Tensor
     logstd: Tensor
-    gates: Tensor
+    gates: Tensor | None
     components: Components | None
 
 
+def make_policy(
+    inputs: ObservationLayout | Spaces, sizes: NetworkSizes, gate_scale: float
+) -> LayoutExperts | FlatExperts | PerceptronPolicy:
+    """The policy network: five experts for a layout, one perceptron for spaces without one."""
+    if isinstance(inputs, ObservationLayout):
+        return make_experts(inputs.size, inputs.action_size, inputs, sizes, gate_scale)
+    return PerceptronPolicy(inputs.size, inputs.action_size, sizes)
+
+
 class ExpertPolicy(Policy):
-    """The five-expert network in d3rlpy's dress."""
+    """A policy network in d3rlpy's dress."""
 
     def __init__(self, experts: torch.nn.Module):
         super().__init__()
@@ -113,19 +127,20 @@ class FusedAdamFactory(AdamFactory):
         return "finflow_fused_adam"
 
 
-def mini_batch(batch: TransitionBatch, device: str, experts: Any) -> TorchMiniBatch:
+def mini_batch(batch: TransitionBatch, device: str, experts: Any = None) -> TorchMiniBatch:
     """A batch as d3rlpy's algorithms take it, without a copy.
 
     Parameters
     ----------
     experts : the policy network. Observations are taken apart as it sees them, once for all
-        networks: in d3rlpy's words they become a tuple observation
+        networks: in d3rlpy's words they become a tuple observation. As they are if not given
     """
+    observations, following = batch.observations, batch.next_observations
     return TorchMiniBatch(
-        observations=experts.view(batch.observations),
+        observations=observations if experts is None else experts.view(observations),
         actions=batch.actions,
         rewards=batch.rewards,
-        next_observations=experts.view(batch.next_observations),
+        next_observations=following if experts is None else experts.view(following),
         next_actions=batch.actions,
         returns_to_go=torch.zeros_like(batch.rewards),
         terminals=batch.terminals,

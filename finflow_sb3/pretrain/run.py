@@ -17,16 +17,29 @@ from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
 from finflow_sb3.evaluation.ranking import Ranking
+from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.spaces import Spaces
+from finflow_sb3.offline.transitions import Transitions
 from finflow_sb3.pretrain.artefact import Artefact
-from finflow_sb3.pretrain.choosing import rank_kept, write_ranking
+from finflow_sb3.pretrain.choosing import best_by_value, rank_kept, write_ranking
 from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
 from finflow_sb3.pretrain.iql import make_iql
 from finflow_sb3.pretrain.learner import Learner, OfflineSettings
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 
-__all__ = ["Epoch", "PretrainOutcome", "policy_act", "run_offline", "start_offline"]
+__all__ = [
+    "Epoch",
+    "Judged",
+    "PretrainOutcome",
+    "Started",
+    "policy_act",
+    "run_epochs",
+    "run_offline",
+    "start_learner",
+    "start_offline",
+]
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,13 @@ class Judged(NamedTuple):
 
 
 Judge = Callable[[nn.Module], Judged]
-"""Figures of a policy network; the epoch whose `sharpe` is the highest is kept."""
+"""Figures of a policy network at the end of an epoch."""
+
+Rank = Callable[..., Ranking | None]
+"""`rank_kept` but for the kept epochs, `on_step` and `stop`."""
+
+Score = Callable[[Epoch], float]
+"""What epochs are kept for; the highest is the best."""
 
 
 def start_offline(
@@ -96,9 +115,21 @@ def start_offline(
     CheckpointError
         If the checkpoint does not fit the settings.
     """
+    return start_learner(market.layout, env.gate_scale, settings, seed, device, checkpoint)
+
+
+def start_learner(
+    inputs: ObservationLayout | Spaces,
+    gate_scale: float,
+    settings: OfflineSettings,
+    seed: int,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+) -> Started:
+    """`start_offline` for what the networks take in, be it of a market or not."""
     set_random_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    learner = make_iql(settings, market.layout, env.gate_scale, device)
+    learner = make_iql(settings, inputs, gate_scale, device)
     course = Course() if checkpoint is None else restore(learner, generator, checkpoint)
     return Started(learner, generator, course)
 
@@ -136,10 +167,62 @@ def run_offline(
         If the dataset was made with another universe or feature set.
     """
     market.layout.require_equal(dataset.layout, "the dataset")
-    started = started or start_offline(market, env, settings, seed, device)
+    if started is None:
+        started = start_offline(market, env, settings, seed, device)
+    return run_epochs(
+        dataset,
+        settings,
+        started,
+        judge=partial(_judged, market, env, device),
+        score=_sharpe,
+        best_of=partial(_best, started.learner, started.course, market),
+        log=log,
+        on_epoch=on_epoch,
+        on_best=on_best,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+        on_fqe=on_fqe,
+        stop=stop,
+        rank=partial(
+            rank_kept,
+            started.learner,
+            dataset=dataset,
+            layout=market.layout,
+            settings=settings,
+            seed=seed,
+            device=device,
+        ),
+    )
+
+
+def run_epochs(
+    dataset: Transitions,
+    settings: OfflineSettings,
+    started: Started,
+    *,
+    judge: Judge,
+    score: Score,
+    rank: Rank,
+    best_of: Callable[[], Artefact],
+    log: MetricsLog | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_best: Callable[[Artefact], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_checkpoint: Callable[[int, Tensors, dict[str, Any]], None] | None = None,
+    on_fqe: Callable[[int, int], None] | None = None,
+    stop: Callable[[int], bool] | None = None,
+    by_value: bool = False,
+) -> PretrainOutcome:
+    """Epochs of gradient steps on any transitions; callbacks are those of `run_offline`.
+
+    Parameters
+    ----------
+    judge, score : figures of an epoch, and what it is kept for
+    rank : evaluates the kept epochs in the end, where `fqe_epochs` asks for it
+    best_of : makes the artefact of the first of the kept epochs
+    by_value : whether the kept epoch of the highest fitted value comes first in the end
+    """
     learner, generator, course = started
-    judge: Judge = partial(_judged, market, env, device)
-    best_of = partial(_best, learner, course, market)
     if course.best is not None and on_best is not None:
         # What `best/` holds may come from after the checkpoint.
         on_best(best_of())
@@ -152,7 +235,7 @@ def run_offline(
             on_step(course.step)
         ended = course.step % settings.steps_per_epoch == 0
         if ended:
-            epoch = _end_epoch(learner, course, judge, max(1, settings.fqe_epochs))
+            epoch = _end_epoch(learner, course, judge, score, max(1, settings.fqe_epochs))
             if epoch is course.best and on_best is not None:
                 on_best(best_of())
             _write(log, epoch, course.step)
@@ -161,28 +244,35 @@ def run_offline(
         stopped = stop is not None and stop(course.step)
         if on_checkpoint is not None and (ended or stopped):
             on_checkpoint(course.step, *capture(learner, generator, course))
-    artefact = None if course.best is None else best_of()
     finished, ranked = course.step >= total, None
     if finished and settings.fqe_epochs > 0:
         asked = None if stop is None else partial(stop, course.step)
-        judged = (dataset, dataset.starts, market.layout, settings, seed, device)
-        ranked = rank_kept(learner, course.kept, *judged, on_step=on_fqe, stop=asked)
+        ranked = rank(course.kept, on_step=on_fqe, stop=asked)
         finished = ranked is not None
         if ranked is not None and log is not None:
             write_ranking(log, course.step, ranked)
+        if ranked is not None and by_value:
+            course.put_first(best_by_value(course.kept, ranked))
+            if on_best is not None:
+                on_best(best_of())
+    artefact = None if course.best is None else best_of()
     return PretrainOutcome(
         artefact, course.best, tuple(course.epochs), course.step, finished, ranked
     )
 
 
-def _end_epoch(learner: Learner, course: Course, judge: Judge, room: int) -> Epoch:
+def _end_epoch(learner: Learner, course: Course, judge: Judge, score: Score, room: int) -> Epoch:
     """Validate, and keep the weights if they are among the `room` best so far."""
     losses = course.means()
     figures, gates = judge(learner.experts)
     epoch = Epoch(len(course.epochs) + 1, losses, figures, gates)
     course.epochs.append(epoch)
-    course.keep(epoch, learner.weights, room)
+    course.keep(epoch, learner.weights, room, score)
     return epoch
+
+
+def _sharpe(epoch: Epoch) -> float:
+    return epoch.validation["sharpe"]
 
 
 def _judged(market: ObservedMarket, env: EnvSettings, device: str, policy: nn.Module) -> Judged:

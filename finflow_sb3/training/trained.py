@@ -64,15 +64,13 @@ def load_policy(run: Path) -> TrainedPolicy:
 
 def _from_artefact(folder: Path) -> TrainedPolicy:
     artefact = read_artefact(folder)
-    layout = artefact.layout
+    layout, scaler = artefact.of_market(str(folder))
     experts = make_experts(
         layout.size, layout.action_size, layout, artefact.sizes, artefact.gate_scale
     )
     weights = {k.removeprefix("experts."): v for k, v in artefact.part("policy").items()}
     _load(experts, weights, folder)
-    return TrainedPolicy(
-        artefact.algo, policy_act(experts), layout, artefact.scaler, artefact.facts
-    )
+    return TrainedPolicy(artefact.algo, policy_act(experts), layout, scaler, artefact.facts)
 
 
 def _from_policy(folder: Path) -> TrainedPolicy:

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import refuse_flags
+from finflow_sb3.cli.runs import OwnRules, flags, refuse_flags
 
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
@@ -36,6 +36,19 @@ def command(
         str | None,
         typer.Option(metavar="RULE,...", help="Rules that trade, in equal shares; all if absent."),
     ] = None,
+    behaviour: OwnRules = None,
+    record: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Weights that were held, dates x assets; repeatable."),
+    ] = None,
+    only_own: Annotated[
+        bool,
+        typer.Option(
+            "--only-own",
+            help="Without the rules of --behaviours: your own and records alone.",
+            show_default=False,
+        ),
+    ] = False,
     noise: Annotated[
         float | None, typer.Option(help="Standard deviation of the noise around each action.")
     ] = None,
@@ -46,13 +59,14 @@ def command(
 ) -> None:
     """Let known allocation rules trade the training split, and keep what they did."""
     names = None if behaviours is None else [name.strip() for name in behaviours.split(",")]
-    flags = {"episodes": episodes, "n_envs": n_envs, "behaviours": names, "noise": noise}
+    given = {"episodes": episodes, "n_envs": n_envs, "behaviours": names, "noise": noise}
+    own = Own(behaviour or [], record or [])
     if resume is not None:
         why = "--resume: a collection goes on with the settings that it had"
-        refuse_flags(why, shared, {**flags, "save_path": save_path})
-        collected = _resumed(resume)
+        refuse_flags(why, shared, {**given, "save_path": save_path, "only_own": only_own or None})
+        collected = _resumed(resume, own)
     else:
-        collected = _new(shared_settings(shared, None, collect=flags), save_path)
+        collected = _new(shared_settings(shared, None, collect=given), save_path, own, only_own)
     if shared.json:
         print_json(collected)
     else:
@@ -61,30 +75,44 @@ def command(
         show_collected(collected)
 
 
-def _new(settings: Settings, save_path: Path | None) -> Collected:
+class Own(NamedTuple):
+    """The user's own rules and records, as they were given."""
+
+    behaviours: list[str]
+    records: list[Path]
+
+
+def _new(settings: Settings, save_path: Path | None, own: Own, only_own: bool) -> Collected:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.pipeline import collect
 
-    with watching() as watch, _stopping(save_path):
-        return collect(settings, save_path, watch)
+    with watching() as watch, _stopping(save_path, own):
+        return collect(
+            settings,
+            save_path,
+            watch,
+            behaviours=own.behaviours,
+            records=own.records,
+            only_own=only_own,
+        )
 
 
-def _resumed(dataset: Path) -> Collected:
+def _resumed(dataset: Path, own: Own) -> Collected:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.resuming import resume_collecting
 
-    with watching() as watch, _stopping(dataset):
-        return resume_collecting(dataset, watch)
+    with watching() as watch, _stopping(dataset, own):
+        return resume_collecting(dataset, watch, behaviours=own.behaviours, records=own.records)
 
 
 @contextmanager
-def _stopping(dataset: Path | None) -> Iterator[None]:
+def _stopping(dataset: Path | None, own: Own) -> Iterator[None]:
     """Say how to go on with a collection that was stopped, and exit with 130."""
     from finflow_sb3.cli.watching import stopped
     from finflow_sb3.offline.collect import CollectionStopped
@@ -93,7 +121,8 @@ def _stopping(dataset: Path | None) -> Iterator[None]:
         yield
     except CollectionStopped:
         if dataset is not None:
-            stopped("stopped", "collect --resume", dataset)
+            given = flags(behaviour=own.behaviours, record=own.records)
+            stopped("stopped", f"collect{given} --resume", dataset)
         else:
             print("stopped; the same command goes on where it was", file=sys.stderr)
         raise typer.Exit(130) from None

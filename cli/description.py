@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from finflow_sb3.cli.console import out
+from finflow_sb3.cli.console import out, words
 from finflow_sb3.offline.coverage import ActionCoverage, Dimension
 from finflow_sb3.offline.describe import Behaviour, Description
 
@@ -147,7 +147,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _words(name: str) -> Text:
-    return Text(name.replace("_", " "))
+    return Text(words(name))
 
 
 def _line(line: str, style: str = "") -> None:

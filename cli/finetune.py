@@ -12,6 +12,8 @@ from finflow_sb3.cli.options import Shared, shared_options
 from finflow_sb3.cli.runs import (
     CHANGING,
     FIXED_BY_RUN,
+    OwnRules,
+    flags,
     refuse_flags,
     seeded_settings,
     settings_of_resumed,
@@ -74,6 +76,7 @@ def command(
         Path | None,
         typer.Option(help="Offline data to mix in.", show_default="collected if needed"),
     ] = None,
+    behaviour: OwnRules = None,
     n_timesteps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
     sac_episodes: Annotated[
         int | None, typer.Option(min=1, help="The same in episodes of episode_length steps.")
@@ -108,13 +111,14 @@ def command(
     if resume is not None:
         refuse_flags(FIXED_BY_RUN, shared, {"pretrained": pretrained, "dataset": dataset}, CHANGING)
         settings = settings_of_resumed(resume, shared, "cqsac", cqsac=cqsac, run=run)
-        finetuned = _resumed(resume, _with_episodes(settings, sac_episodes), shared.prices)
+        settings = _with_episodes(settings, sac_episodes)
+        finetuned = _resumed(resume, settings, shared.prices, behaviour or [])
     else:
         settings = _settings(shared, pretrained, sac_episodes, cqsac=cqsac, run=run)
-        finetuned = _new(settings, pretrained, dataset)
+        finetuned = _new(settings, pretrained, dataset, behaviour or [])
     if shared.json:
         print_json(finetuned)
-    check_finished(finetuned, "finetune --resume")
+    check_finished(finetuned, f"finetune{flags(behaviour=behaviour)} --resume")
     if not shared.json:
         from finflow_sb3.cli.results import show_finetuned
 
@@ -133,7 +137,9 @@ def _with_episodes(settings: Settings, episodes: int | None) -> Settings:
     return settings.replace(cqsac={"n_timesteps": episodes * settings.env_kwargs.episode_length})
 
 
-def _new(settings: Settings, pretrained: Path | None, dataset: Path | None) -> Finetuned:
+def _new(
+    settings: Settings, pretrained: Path | None, dataset: Path | None, behaviours: list[str]
+) -> Finetuned:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -141,10 +147,10 @@ def _new(settings: Settings, pretrained: Path | None, dataset: Path | None) -> F
     from finflow_sb3.pipeline import finetune
 
     with watching() as watch:
-        return finetune(settings, pretrained, dataset, watch=watch)
+        return finetune(settings, pretrained, dataset, watch=watch, behaviours=behaviours)
 
 
-def _resumed(run: Path, settings: Settings, prices: str | None) -> Finetuned:
+def _resumed(run: Path, settings: Settings, prices: str | None, behaviours: list[str]) -> Finetuned:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -152,7 +158,7 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Finetuned:
     from finflow_sb3.resuming import resume
 
     with watching() as watch:
-        return resume(run, watch=watch, settings=settings, prices=prices)
+        return resume(run, watch=watch, settings=settings, prices=prices, behaviours=behaviours)
 
 
 def check_finished(finetuned: Finetuned | Pretrained, go_on: str) -> None:

@@ -13,7 +13,9 @@ from finflow_sb3.cli.options import Shared, shared_options, shared_settings
 from finflow_sb3.cli.runs import (
     CHANGING,
     FIXED_BY_RUN,
+    OwnRules,
     algo_of_resumed,
+    flags,
     refuse_flags,
     settings_of_resumed,
 )
@@ -51,6 +53,7 @@ def command(
             show_default="-1 1",
         ),
     ] = None,
+    behaviour: OwnRules = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.")] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(help="Gradient steps in an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Transitions in a batch.")] = None,
@@ -85,25 +88,25 @@ def command(
         "td3bc": {"alpha": alpha},
     }
     _refuse_of_others(chosen, own)
-    flags = {
+    changes = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,
         "batch_size": batch_size,
         **own[chosen],
     }
     if resume is not None:
-        settings = settings_of_resumed(resume, shared, chosen, **{chosen: flags})
-        pretrained = _resumed(resume, settings, shared.prices)
+        settings = settings_of_resumed(resume, shared, chosen, **{chosen: changes})
+        pretrained = _resumed(resume, settings, shared.prices, behaviour or [])
     else:
-        settings = shared_settings(shared, chosen, **{chosen: flags})
-        pretrained = _new(settings, chosen, dataset, action_range)
+        settings = shared_settings(shared, chosen, **{chosen: changes})
+        pretrained = _new(settings, chosen, dataset, action_range, behaviour or [])
     if shared.json:
         print_json(pretrained)
-    check_finished(pretrained, "pretrain --resume")
+    check_finished(pretrained, f"pretrain{flags(behaviour=behaviour)} --resume")
     if not shared.json:
         from finflow_sb3.cli.results import show_pretrained
 
-        show_pretrained(pretrained)
+        show_pretrained(pretrained, flags(behaviour=behaviour))
 
 
 def _new(
@@ -111,6 +114,7 @@ def _new(
     algo: OfflineAlgorithm,
     dataset: str | None,
     action_range: tuple[float, float] | None,
+    behaviours: list[str],
 ) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
@@ -119,10 +123,19 @@ def _new(
     from finflow_sb3.pipeline import pretrain
 
     with watching() as watch:
-        return pretrain(settings, dataset, watch=watch, algo=algo, action_range=action_range)
+        return pretrain(
+            settings,
+            dataset,
+            watch=watch,
+            algo=algo,
+            action_range=action_range,
+            behaviours=behaviours,
+        )
 
 
-def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
+def _resumed(
+    run: Path, settings: Settings, prices: str | None, behaviours: list[str]
+) -> Pretrained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -130,16 +143,18 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Pretrained:
     from finflow_sb3.resuming import resume_pretraining
 
     with watching() as watch:
-        return resume_pretraining(run, watch=watch, settings=settings, prices=prices)
+        return resume_pretraining(
+            run, watch=watch, settings=settings, prices=prices, behaviours=behaviours
+        )
 
 
 def _refuse_of_others(
     algo: OfflineAlgorithm, own: dict[OfflineAlgorithm, dict[str, float | None]]
 ) -> None:
     """Flags of another algorithm would have no effect."""
-    for other, flags in own.items():
+    for other, values in own.items():
         given = [
-            f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None
+            f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None
         ]
         if given and other != algo:
             raise ConfigError(

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from finflow_sb3.cli.console import out
+from finflow_sb3.cli.console import out, words
 from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_page import number
@@ -53,10 +53,12 @@ def command(text: str, *paths: Path) -> str:
 
 
 def show_collected(collected: Collected) -> None:
-    table = _table("behaviour", "episodes", "mean reward a step", "mean distance")
+    table = _table("behaviour", "episodes", "transitions", "mean reward a step", "mean distance")
     for name, (episodes, reward, distance) in collected.behaviours.items():
-        row = (f"{episodes:,}", number(reward, "plain"), number(distance, "plain"))
-        table.add_row(name.replace("_", " "), *row)
+        counts = (f"{episodes:,}", f"{collected.transitions_of[name]:,}")
+        table.add_row(
+            Text(words(name)), *counts, number(reward, "plain"), number(distance, "plain")
+        )
     out.print(table)
     _line(
         f"{collected.transitions:,} transitions in {collected.episodes:,} episodes: "
@@ -68,7 +70,13 @@ def show_collected(collected: Collected) -> None:
         _line(f"Next: {command('pretrain --dataset', collected.path)}{source}")
 
 
-def show_pretrained(pretrained: Pretrained) -> None:
+def show_pretrained(pretrained: Pretrained, flags: str = "") -> None:
+    """Figures of a pretraining run, and what comes next.
+
+    Parameters
+    ----------
+    flags : that fine-tuning takes too, each with a space before it
+    """
     if not pretrained.untrained:
         _show_without_market(pretrained)
         return
@@ -79,7 +87,7 @@ def show_pretrained(pretrained: Pretrained) -> None:
     lines = {
         "Run": str(pretrained.run),
         "Best epoch": str(pretrained.best_epoch),
-        "Next": command("finetune --pretrained", pretrained.run),
+        "Next": command(f"finetune{flags} --pretrained", pretrained.run),
     }
     _panel("Pretrained", table, lines)
     if pretrained.fqe is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from finflow_sb3.cli.options import Shared, shared_settings
 from finflow_sb3.config import OfflineAlgorithm, Settings
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CHANGING",
     "FIXED_BY_RUN",
+    "OwnRules",
     "algo_of_resumed",
+    "flags",
     "refuse_flags",
     "seeded_settings",
     "settings_from",
@@ -28,7 +33,25 @@ FIXED_BY_RUN = "--resume: a run stays where it is, with the start that it had"
 CHANGING = ("prices", "config", "param", "preset", "device", "seed")
 """Shared options that a run may be resumed with; what can't change is refused by name."""
 
+OwnRules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--behaviour",
+        metavar="MODULE:FUNCTION",
+        help="A rule of your own, which takes turns with --behaviours; repeat it for several.",
+    ),
+]
+
 _FROM_VARIABLES = {"env": "FINFLOW_ENV", "preset": "FINFLOW_PRESET"}
+
+
+def flags(**given: list[Any] | None) -> str:
+    """Flags that were given, for the line that says how to go on; each with a space before it."""
+    return "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, values in given.items()
+        for value in values or []
+    )
 
 
 def refuse_flags(why: str, shared: Shared, own: dict[str, Any], keep: tuple[str, ...] = ()) -> None:

@@ -17,7 +17,14 @@ from finflow_sb3.cli.finetune import (
     precision,
 )
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
-from finflow_sb3.cli.runs import CHANGING, FIXED_BY_RUN, refuse_flags, settings_of_resumed
+from finflow_sb3.cli.runs import (
+    CHANGING,
+    FIXED_BY_RUN,
+    OwnRules,
+    flags,
+    refuse_flags,
+    settings_of_resumed,
+)
 from finflow_sb3.config import OfflineAlgorithm
 from finflow_sb3.errors import ConfigError
 
@@ -59,6 +66,7 @@ def train_command(
         Path | None,
         typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
     ] = None,
+    behaviour: OwnRules = None,
     resume: Resume = None,
     mixed_precision: MixedPrecision = None,
     gradient_checkpointing: GradientCheckpointing = None,
@@ -81,22 +89,22 @@ def train_command(
     if resume is not None:
         refuse_flags(FIXED_BY_RUN, shared, own, CHANGING)
         settings = settings_of_resumed(resume, shared, ALGO_OF_RUN)
-        trained = _resumed(resume, settings, shared.prices)
+        trained = _resumed(resume, settings, shared.prices, behaviour or [])
     else:
         chosen, pretraining = mode or "full", offline_algo or "iql"
         epochs: dict[OfflineAlgorithm, int | None] = {"iql": iql_epochs, "td3bc": td3bc_epochs}
         _check_lengths(chosen, offline_algo, epochs, sac_episodes)
-        flags: dict[str, dict[str, Any]] = {
+        sections: dict[str, dict[str, Any]] = {
             pretraining: {"epochs": epochs[pretraining], "batch_size": batch_size},
             "cqsac": cqsac,
         }
         owner = {"offline": pretraining, "online": "cqsac"}.get(chosen)
-        settings = shared_settings(shared, owner, **flags)
+        settings = shared_settings(shared, owner, **sections)
         if sac_episodes is not None:
             steps = sac_episodes * settings.env_kwargs.episode_length
             settings = settings.replace(cqsac={"n_timesteps": steps})
-        trained = _trained(settings, chosen, dataset, pretraining)
-    _show(trained, shared.json)
+        trained = _trained(settings, chosen, dataset, pretraining, behaviour or [])
+    _show(trained, shared.json, flags(behaviour=behaviour))
 
 
 def _check_lengths(
@@ -127,7 +135,7 @@ def _check_lengths(
 def demo_command(shared: Shared) -> None:
     """Everything from prices to the report with small settings, in a few minutes."""
     settings = shared_settings(shared, None)
-    trained = _trained(settings, "demo", None, "iql")
+    trained = _trained(settings, "demo", None, "iql", [])
     _show(trained, shared.json)
     if not shared.json and trained.pretrained and trained.finetuned:
         pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
@@ -135,7 +143,11 @@ def demo_command(shared: Shared) -> None:
 
 
 def _trained(
-    settings: Settings, mode: Mode, dataset: Path | None, algo: OfflineAlgorithm
+    settings: Settings,
+    mode: Mode,
+    dataset: Path | None,
+    algo: OfflineAlgorithm,
+    behaviours: list[str],
 ) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
@@ -154,10 +166,10 @@ def _trained(
                 markup=False,
                 highlight=False,
             )
-        return train(settings, mode, dataset, watch, algo)
+        return train(settings, mode, dataset, watch, algo, behaviours=behaviours)
 
 
-def _resumed(run: Path, settings: Settings, prices: str | None) -> Trained:
+def _resumed(run: Path, settings: Settings, prices: str | None, behaviours: list[str]) -> Trained:
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
@@ -165,15 +177,17 @@ def _resumed(run: Path, settings: Settings, prices: str | None) -> Trained:
     from finflow_sb3.resuming import continue_training
 
     with watching() as watch:
-        return continue_training(run, watch, settings=settings, prices=prices)
+        return continue_training(
+            run, watch, settings=settings, prices=prices, behaviours=behaviours
+        )
 
 
-def _show(trained: Trained, as_json: bool) -> None:
+def _show(trained: Trained, as_json: bool, flags: str = "") -> None:
     if as_json:
         print_json(trained)
     for stage in (trained.pretrained, trained.finetuned):
         if stage is not None:
-            check_finished(stage, "train --resume")
+            check_finished(stage, f"train{flags} --resume")
     if not as_json and trained.evaluated is not None:
         from finflow_sb3.cli.results import show_evaluated
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from finflow_sb3.offline.describe import describe
     from finflow_sb3.offline.export import export_dataset
     from finflow_sb3.offline.formats import read_plain
+    from finflow_sb3.offline.own_rules import Past
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.pretrain.plain import load_plain_policy
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CQSAC",
+    "Past",
     "PortfolioEnv",
     "PortfolioVecEnv",
     "PriceTable",
@@ -62,6 +64,7 @@ __all__ = [
 
 _HOMES = {
     "CQSAC": "cqsac.cqsac",
+    "Past": "offline.own_rules",
     "PortfolioEnv": "envs.portfolio",
     "PortfolioVecEnv": "envs.vec",
     "PriceTable": "market.prices",

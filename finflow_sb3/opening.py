@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket, Scaler, observe
+from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.sources import load_prices
+from finflow_sb3.offline.own import Own
+from finflow_sb3.offline.own_rules import GivenRule, OwnRule, own_rules
+from finflow_sb3.offline.record import Record, replay
 from finflow_sb3.results import Watch
 
-__all__ = ["open_market", "open_pinned"]
+__all__ = ["open_market", "open_own", "open_pinned", "rules_instead_of"]
 
 
 def open_market(
@@ -47,3 +53,39 @@ def open_pinned(
         }
     )
     return settings, dataclasses.replace(market, settings=settings.market)
+
+
+def open_own(
+    market: ObservedMarket,
+    rules: tuple[OwnRule, ...],
+    records: Iterable[Record],
+    alone: bool,
+    watch: Watch,
+) -> Own:
+    """What the user brings to a collection, with records laid over the training split."""
+    replays = tuple(replay(record, market) for record in records)
+    for each in replays:
+        if each.left_out:
+            begin, end = market.splits.train.dates(market.prices.dates)
+            watch.remark(
+                f"{each.record.path}: {each.left_out:,} of its {each.days:,} days lie outside the "
+                f"training split ({begin} to {end}) and are left out."
+            )
+    return Own(rules, replays, alone)
+
+
+def rules_instead_of(dataset: str | Path | None, behaviours: Iterable[GivenRule]) -> Own:
+    """The user's own rules, which a dataset that is given would leave without effect.
+
+    Raises
+    ------
+    ConfigError
+        If there are both; and as `own_rules` does.
+    """
+    rules = own_rules(behaviours)
+    if rules and dataset is not None:
+        raise ConfigError(
+            f"{dataset}: is taken as it is, and nothing is collected with {rules[0].name}; leave "
+            "out one of the two"
+        )
+    return Own(rules)

@@ -7,7 +7,7 @@ what was written and measured. The command line adds parsing and printing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,12 @@ from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.offline.formats import is_plain
 from finflow_sb3.offline.npz_files import write_npz
+from finflow_sb3.offline.own import NOTHING, Own, flags_of
+from finflow_sb3.offline.own_rules import GivenRule, own_rules
 from finflow_sb3.offline.parts import Parts
+from finflow_sb3.offline.record import read_record
 from finflow_sb3.offline.spaces import ActionRange
-from finflow_sb3.opening import open_market, open_pinned
+from finflow_sb3.opening import open_market, open_own, open_pinned, rules_instead_of
 from finflow_sb3.plain_pretraining import (
     note_plain,
     open_plain,
@@ -48,10 +51,12 @@ from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Tra
 from finflow_sb3.run_notes import (
     PLAN,
     copy_ranking,
+    note_behaviours,
     note_dataset,
     note_market,
     note_plan,
     noted_algo,
+    noted_behaviours,
 )
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.folder import RunFolder
@@ -124,9 +129,22 @@ def going_on(folder: RunFolder, verb: str) -> Iterator[None]:
 
 
 def collect(
-    settings: Settings, save_path: str | Path | None = None, watch: Watch | None = None
+    settings: Settings,
+    save_path: str | Path | None = None,
+    watch: Watch | None = None,
+    *,
+    behaviours: Sequence[GivenRule] = (),
+    records: Sequence[str | Path] = (),
+    only_own: bool = False,
 ) -> Collected:
     """Collect offline data; into the cache, or into `save_path` (`.h5`, or `.npz` to export).
+
+    Parameters
+    ----------
+    behaviours : rules of your own, which take turns with those of the settings: functions from
+        a `Past` to weights, or their names as ``module:function``
+    records : files of weights that were held, whose episodes are added
+    only_own : leave out the rules of the settings
 
     Raises
     ------
@@ -138,15 +156,19 @@ def collect(
     path = None if save_path is None else Path(save_path)
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
         raise ConfigError(f"{path}: a dataset ends in .h5 or .npz")
+    rules, found = own_rules(behaviours), [read_record(record) for record in records]
     settings, market = open_pinned(settings, None, watch)
+    own = open_own(market, rules, found, only_own, watch)
     if path is None:
-        dataset, path = _cached(settings, market, watch)
+        dataset, path = _cached(settings, market, watch, own)
         return _collected(dataset, path, settings)
-    Parts(path).start(plain_yaml(settings).encode())
-    return collect_into(settings, market, path, watch)
+    Parts(path).start(plain_yaml(settings).encode(), own.as_dict())
+    return collect_into(settings, market, path, watch, own)
 
 
-def collect_into(settings: Settings, market: ObservedMarket, path: Path, watch: Watch) -> Collected:
+def collect_into(
+    settings: Settings, market: ObservedMarket, path: Path, watch: Watch, own: Own
+) -> Collected:
     """Collect the dataset of a file, or go on with what was collected for it."""
     parts = Parts(path)
     export = path.suffix == ".npz"
@@ -158,6 +180,7 @@ def collect_into(settings: Settings, market: ObservedMarket, path: Path, watch: 
         parts,
         parts.folder / "dataset.h5" if export else path,
         on_progress=lambda done, total: watch.progress("episodes", done, total),
+        own=own,
     )
     if export:
         write_npz(dataset, path)
@@ -172,11 +195,12 @@ def _collected(dataset: OfflineDataset, path: Path, settings: Settings) -> Colle
         transitions=len(dataset),
         episodes=dataset.n_episodes,
         behaviours=dataset.returns_by_behaviour(),
+        transitions_of=dataset.transitions_by_behaviour(),
     )
 
 
 def _cached(
-    settings: Settings, market: ObservedMarket, watch: Watch
+    settings: Settings, market: ObservedMarket, watch: Watch, own: Own
 ) -> tuple[OfflineDataset, Path]:
     return cached_dataset(
         market,
@@ -184,6 +208,7 @@ def _cached(
         settings.collect,
         settings.run.seed,
         on_progress=lambda done, total: watch.progress("episodes", done, total),
+        own=own,
     )
 
 
@@ -195,6 +220,8 @@ def pretrain(
     plan: Mode = "full",
     algo: OfflineAlgorithm = "iql",
     action_range: ActionRange | None = None,
+    *,
+    behaviours: Sequence[GivenRule] = (),
 ) -> Pretrained:
     """Learn from offline data; collects it (or takes it from the cache) if not given.
 
@@ -206,10 +233,12 @@ def pretrain(
     stop_at : stop with a checkpoint after this gradient step
     algo : "iql" or "td3bc"; its settings are in the section of its name
     plan : what `resuming.continue_training` does after it; `train` says so
+    behaviours : as for `collect`, where nothing is given as the dataset
     """
     require_alone("pretrain")
     settings.offline(algo)
     watch = watch or Watch()
+    own = rules_instead_of(dataset, behaviours)
     if dataset is not None and is_plain(dataset):
         if algo != "iql":
             raise ConfigError(f"{dataset}: has no market, and {algo} needs one; use algo iql")
@@ -222,9 +251,10 @@ def pretrain(
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
     pick_device(settings.run.device)
     settings, market = open_pinned(settings, None, watch)
-    data, path = transitions_for(settings, market, dataset, watch)
+    data, path = transitions_for(settings, market, dataset, watch, own)
     with new_run(settings, algo, watch) as folder:
         note_dataset(folder, dataset)
+        note_behaviours(folder, own)
         note_plan(folder, plan, algo)
         note_market(folder, market)
         return run_pretraining(settings, market, data, path, folder, watch, stop_at=stop_at)
@@ -248,11 +278,15 @@ def _pretrain_plain(
 
 
 def transitions_for(
-    settings: Settings, market: ObservedMarket, dataset: str | Path | None, watch: Watch
+    settings: Settings,
+    market: ObservedMarket,
+    dataset: str | Path | None,
+    watch: Watch,
+    own: Own = NOTHING,
 ) -> tuple[OfflineDataset, Path]:
     """The named dataset, or the one of these settings."""
     if dataset is None:
-        return _cached(settings, market, watch)
+        return _cached(settings, market, watch, own)
     data = read_dataset(Path(dataset))
     require_fit(data, market, settings.env_kwargs, str(dataset))
     return data, Path(dataset)
@@ -290,6 +324,8 @@ def finetune(
     dataset: str | Path | None = None,
     stop_at: int | None = None,
     watch: Watch | None = None,
+    *,
+    behaviours: Sequence[GivenRule] = (),
 ) -> Finetuned:
     """Train CQSAC online, seeded by a pretraining run or from scratch.
 
@@ -300,15 +336,18 @@ def finetune(
     pretrained : run of `pretrain`
     dataset : offline data to mix in; collected (or from the cache) if needed and not given
     stop_at : stop with a checkpoint at the first boundary at or after this step
+    behaviours : as for `collect`, where offline data is needed and not given
     """
     watch = watch or Watch()
-    start = open_start(settings, pretrained, dataset, watch)
+    own = rules_instead_of(dataset, behaviours)
+    start = open_start(settings, pretrained, dataset, watch, own)
     settings, market, artefact = start.settings, start.market, start.artefact
     with new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
             copy_ranking(Path(str(pretrained)), folder)
         note_dataset(folder, dataset)
+        note_behaviours(folder, own)
         note_market(folder, market)
         return run_finetuning(
             settings, market, folder, artefact, start.data, watch, stop_at=stop_at
@@ -326,10 +365,14 @@ class Start:
 
 
 def open_start(
-    settings: Settings, pretrained: str | Path | None, dataset: str | Path | None, watch: Watch
+    settings: Settings,
+    pretrained: str | Path | None,
+    dataset: str | Path | None,
+    watch: Watch,
+    own: Own = NOTHING,
 ) -> Start:
     """Market, artefact and offline data of a new fine-tuning; arguments are `finetune`'s."""
-    _check_finetune(settings, dataset)
+    _check_finetune(settings, dataset, own)
     connect(torch.device(pick_device(settings.run.device)))
     artefact = None if pretrained is None else _artefact(Path(pretrained))
     if artefact is None:
@@ -341,18 +384,32 @@ def open_start(
         settings, market = open_pinned(settings, scaler, watch)
         if layout is not None:
             market.layout.require_equal(layout, str(pretrained))
-        return Start(settings, market, artefact, offline_data(settings, market, dataset, watch))
+        if pretrained is not None and dataset is None and not own.names:
+            _tell_of_other_data(Path(pretrained), settings, watch)
+        data = offline_data(settings, market, dataset, watch, own)
+        return Start(settings, market, artefact, data)
 
 
-def _check_finetune(settings: Settings, dataset: str | Path | None) -> None:
+def _tell_of_other_data(pretrained: Path, settings: Settings, watch: Watch) -> None:
+    """Say so where the run that seeds this one learned from rules that are not given now."""
+    flags = flags_of(noted_behaviours(pretrained))
+    if flags and settings.cqsac.offline_fraction > 0.0:
+        watch.remark(
+            f"{pretrained}: learned from rules of your own too, and the data that is mixed in now "
+            f"has none of them; it would with {' '.join(flags)}."
+        )
+
+
+def _check_finetune(settings: Settings, dataset: str | Path | None, own: Own = NOTHING) -> None:
     """Refuse what this machine lacks before anchors are fitted, or a network pretrained."""
     device = torch.device(pick_device(settings.run.device))
     require_mode(settings.cqsac.compile)
     Precision(settings.cqsac.mixed_precision, device)
-    if dataset is not None and settings.cqsac.offline_fraction == 0.0:
+    unused = [str(dataset)] if dataset is not None else list(own.names)
+    if unused and settings.cqsac.offline_fraction == 0.0:
         raise ConfigError(
-            f"{dataset}: would not be used, as offline_fraction is 0; "
-            "set it with -p offline_fraction:0.25, or leave the dataset out"
+            f"{unused[0]}: would not be used, as offline_fraction is 0; "
+            "set it with -p offline_fraction:0.25, or leave it out"
         )
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
@@ -427,12 +484,16 @@ def without_value(settings: Settings, watch: Watch) -> Settings:
 
 
 def offline_data(
-    settings: Settings, market: ObservedMarket, dataset: str | Path | None, watch: Watch
+    settings: Settings,
+    market: ObservedMarket,
+    dataset: str | Path | None,
+    watch: Watch,
+    own: Own = NOTHING,
 ) -> OfflineDataset | None:
     """What fine-tuning mixes in; None where it mixes in nothing."""
     if settings.cqsac.offline_fraction == 0.0:
         return None
-    return transitions_for(settings, market, dataset, watch)[0]
+    return transitions_for(settings, market, dataset, watch, own)[0]
 
 
 def train(
@@ -441,6 +502,8 @@ def train(
     dataset: str | Path | None = None,
     watch: Watch | None = None,
     offline_algo: OfflineAlgorithm = "iql",
+    *,
+    behaviours: Sequence[GivenRule] = (),
 ) -> Trained:
     """All stages in one go.
 
@@ -450,6 +513,7 @@ def train(
     Parameters
     ----------
     offline_algo : what pretrains, "iql" or "td3bc"
+    dataset, behaviours : as for `pretrain`; fine-tuning mixes in the same data
     """
     pretrained = finetuned = None
     if dataset is not None and is_plain(dataset):
@@ -462,13 +526,17 @@ def train(
         _check_finetune(settings, None)
     if mode != "online":
         plan: Mode = "offline" if mode == "offline" else "full"
-        pretrained = pretrain(settings, dataset, watch=watch, plan=plan, algo=offline_algo)
+        pretrained = pretrain(
+            settings, dataset, watch=watch, plan=plan, algo=offline_algo, behaviours=behaviours
+        )
         if not pretrained.finished:
             return Trained(pretrained, None, None)
     if mode != "offline":
         source = pretrained.run if pretrained else None
-        mixed = dataset if settings.cqsac.offline_fraction > 0.0 else None
-        finetuned = finetune(settings, source, mixed, watch=watch)
+        mixes = settings.cqsac.offline_fraction > 0.0
+        mixed = dataset if mixes else None
+        rules = behaviours if mixes or mode == "online" else ()
+        finetuned = finetune(settings, source, mixed, watch=watch, behaviours=rules)
         if not finetuned.finished:
             return Trained(pretrained, finetuned, None)
     last = finetuned.run if finetuned else pretrained.run if pretrained else None

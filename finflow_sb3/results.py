@@ -43,6 +43,7 @@ class Collected:
     Attributes
     ----------
     prices : that it was collected on, as settings name them
+    transitions_of : number of transitions by behaviour
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Collected:
     transitions: int
     episodes: int
     behaviours: dict[str, tuple[int, float, float]]
+    transitions_of: dict[str, int]
 
 
 @dataclass(frozen=True)

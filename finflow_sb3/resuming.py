@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,11 @@ from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import load_prices
+from finflow_sb3.offline.own import Own, noted, require_same
+from finflow_sb3.offline.own_rules import GivenRule, own_rules
 from finflow_sb3.offline.parts import Parts
-from finflow_sb3.opening import open_pinned
+from finflow_sb3.offline.record import read_record
+from finflow_sb3.opening import open_own, open_pinned
 from finflow_sb3.pipeline import (
     collect_into,
     finetune,
@@ -43,6 +46,7 @@ from finflow_sb3.run_notes import (
     NotedMarket,
     note_market,
     noted_algo,
+    noted_behaviours,
     noted_dataset,
     noted_market,
     noted_plan,
@@ -99,6 +103,7 @@ def resume(
     *,
     settings: Settings | None = None,
     prices: str | None = None,
+    behaviours: Sequence[GivenRule] = (),
 ) -> Finetuned:
     """Go on with a fine-tuning run from its latest checkpoint, or from one that is named.
 
@@ -112,6 +117,8 @@ def resume(
     settings : instead of the run's own; what differs is named in a remark
     prices : of the same universe, with a longer history: training goes on with the new days,
         and validation moves on by as many
+    behaviours : the rules of your own that the run began with: none is imported because a file
+        says so
 
     Raises
     ------
@@ -129,6 +136,7 @@ def resume(
             f"{path}: is a pretraining run; go on with finflow pretrain --resume {path}, or "
             f"fine-tune it with finflow finetune --pretrained {path}"
         )
+    own = _same_rules(folder, behaviours)
     settings = settings or folder.settings()
     if n_timesteps is not None:
         settings = settings.replace(cqsac={"n_timesteps": n_timesteps})
@@ -151,7 +159,7 @@ def resume(
             f"{folder.path}: has done all its {step:,} steps; say with --n-timesteps how many it "
             "is to do in all"
         )
-    data = offline_data(settings, open.market, noted_dataset(folder), watch)
+    data = offline_data(settings, open.market, noted_dataset(folder), watch, own)
     _start(open, watch)
     watch.remark(f"Resuming at step {step:,} of {settings.cqsac.n_timesteps:,}.")
     return run_finetuning(settings, open.market, folder, artefact, data, watch, checkpoint, stop_at)
@@ -164,6 +172,7 @@ def resume_pretraining(
     *,
     settings: Settings | None = None,
     prices: str | None = None,
+    behaviours: Sequence[GivenRule] = (),
 ) -> Pretrained:
     """Go on with a pretraining run, as `resume` does with a fine-tuning run.
 
@@ -181,17 +190,18 @@ def resume_pretraining(
             f"{path}: is no pretraining run; go on with finflow finetune --resume {path}"
         )
     algo = noted_algo(folder)
+    own = _same_rules(folder, behaviours)
     settings = settings or folder.settings()
     pick_device(settings.run.device)
     if is_without_market(folder):
         return _resume_plain(folder, named, settings, prices, stop_at, watch)
     open = _reopened(folder, named, settings, prices, partial(_fixed_of_pretraining, algo), watch)
     settings, checkpoint = open.settings, open.checkpoint
-    data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch)
+    data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch, own)
     _start(open, watch)
     step = 0 if checkpoint is None else checkpoint.step
-    own = settings.offline(algo)
-    total = own.epochs * own.steps_per_epoch
+    learned = settings.offline(algo)
+    total = learned.epochs * learned.steps_per_epoch
     watch.remark(f"Resuming at gradient step {step:,} of {total:,}.")
     return run_pretraining(settings, open.market, data, dataset, folder, watch, checkpoint, stop_at)
 
@@ -220,17 +230,25 @@ def _resume_plain(
         return run_plain_pretraining(settings, dataset, folder, watch, checkpoint, stop_at)
 
 
-def resume_collecting(dataset: str | Path, watch: Watch | None = None) -> Collected:
+def resume_collecting(
+    dataset: str | Path,
+    watch: Watch | None = None,
+    *,
+    behaviours: Sequence[GivenRule] = (),
+    records: Sequence[str | Path] = (),
+) -> Collected:
     """Go on with a collection that was stopped or killed, to the same dataset.
 
     Parameters
     ----------
     dataset : the file that it was to write
+    behaviours, records : those that it began with
 
     Raises
     ------
     ArtefactError
-        If nothing was left of it, or what was left is damaged.
+        If nothing was left of it, what was left is damaged, or it began with other rules of the
+        user's own, or records.
     """
     require_alone("collect")
     path, watch = Path(dataset), watch or Watch()
@@ -238,8 +256,12 @@ def resume_collecting(dataset: str | Path, watch: Watch | None = None) -> Collec
     if not parts.plan.is_file():
         why = "is whole" if path.is_file() else "there is no collection of that name to go on with"
         raise ArtefactError(f"{path}: {why}; leave --resume out to collect anew")
+    note, rules = parts.own, own_rules(behaviours)
+    found = [read_record(record) for record in records]
+    require_same(note, noted(rules, found, False), str(path))
     settings, market = open_pinned(read_config(parts.plan), None, watch)
-    return collect_into(settings, market, path, watch)
+    own = open_own(market, rules, found, bool(note.get("only_own")), watch)
+    return collect_into(settings, market, path, watch, own)
 
 
 def continue_training(
@@ -248,6 +270,7 @@ def continue_training(
     *,
     settings: Settings | None = None,
     prices: str | None = None,
+    behaviours: Sequence[GivenRule] = (),
 ) -> Trained:
     """Go on with what `train` left: with pretraining that was cut short, then with fine-tuning
     where that was to follow; or with fine-tuning; then evaluate.
@@ -255,6 +278,7 @@ def continue_training(
     Parameters
     ----------
     run : a run of either kind, or one checkpoint in it
+    behaviours : as for `resume`
     """
     path, pretrained = Path(run), None
     named = named_checkpoint(path)
@@ -264,20 +288,32 @@ def continue_training(
             f"{path}: has no market to go on in; go on with finflow pretrain --resume {path}"
         )
     if not is_pretraining(folder.path):
-        finetuned = resume(path, watch=watch, settings=settings, prices=prices)
+        finetuned = resume(
+            path, watch=watch, settings=settings, prices=prices, behaviours=behaviours
+        )
         evaluated = evaluate(finetuned.run, watch=watch) if finetuned.finished else None
         return Trained(None, finetuned, evaluated)
     if named is not None or not _pretraining_is_done(folder):
-        pretrained = resume_pretraining(path, watch=watch, settings=settings, prices=prices)
+        pretrained = resume_pretraining(
+            path, watch=watch, settings=settings, prices=prices, behaviours=behaviours
+        )
         if not pretrained.finished:
             return Trained(pretrained, None, None)
     if noted_plan(folder) == "offline":
         return Trained(pretrained, None, evaluate(folder.path, watch=watch))
     own = settings or folder.settings()
     dataset = noted_dataset(folder) if own.cqsac.offline_fraction > 0.0 else None
-    finetuned = finetune(own, folder.path, dataset, watch=watch)
+    rules = _same_rules(folder, behaviours).rules if own.cqsac.offline_fraction > 0.0 else ()
+    finetuned = finetune(own, folder.path, dataset, watch=watch, behaviours=rules)
     evaluated = evaluate(finetuned.run, watch=watch) if finetuned.finished else None
     return Trained(pretrained, finetuned, evaluated)
+
+
+def _same_rules(folder: RunFolder, behaviours: Sequence[GivenRule]) -> Own:
+    """The user's own rules, which must be those that the run began with."""
+    own = Own(own_rules(behaviours))
+    require_same(noted_behaviours(folder.path), own.as_dict(), str(folder.path))
+    return own
 
 
 def _pretraining_is_done(folder: RunFolder) -> bool:

@@ -18,6 +18,7 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import load_prices, write_prices
 from finflow_sb3.messages import shown
+from finflow_sb3.offline.own import Own
 from finflow_sb3.pretrain.artefact import read_json, write_json
 from finflow_sb3.runs.folder import RunFolder
 
@@ -26,11 +27,13 @@ __all__ = [
     "NotedMarket",
     "copy_ranking",
     "forget_ranking",
+    "note_behaviours",
     "note_dataset",
     "note_market",
     "note_plan",
     "note_ranking",
     "noted_algo",
+    "noted_behaviours",
     "noted_dataset",
     "noted_market",
     "noted_plan",
@@ -39,6 +42,8 @@ __all__ = [
 
 DATASET = "dataset.txt"
 """The dataset that was named."""
+BEHAVIOURS = "behaviours.json"
+"""The user's own rules that its data was collected with, and hashes of their files."""
 PLAN = "plan.txt"
 """What follows a pretraining run (`full` goes on with fine-tuning, `offline` does not), and by
 which algorithm it is."""
@@ -158,6 +163,18 @@ def noted_dataset(folder: RunFolder) -> Path | None:
     """The dataset that was named for this run."""
     noted = folder.path / DATASET
     return Path(noted.read_text().rstrip("\n")) if noted.is_file() else None
+
+
+def note_behaviours(folder: RunFolder, own: Own) -> None:
+    """Write which rules of the user's own the run's data comes from, if there are some."""
+    if own.names:
+        write_json(folder.path / BEHAVIOURS, own.as_dict())
+
+
+def noted_behaviours(run: Path) -> dict[str, Any]:
+    """What `note_behaviours` wrote. It is for comparing: nothing in it is imported."""
+    path = run / BEHAVIOURS
+    return read_json(path) if path.is_file() else {}
 
 
 def note_plan(folder: RunFolder, plan: str, algo: OfflineAlgorithm) -> None:

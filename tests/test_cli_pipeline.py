@@ -86,8 +86,8 @@ def test_collect_shows_what_each_rule_did(work: Work, tmp_path: Path) -> None:
     flags = ["--episodes", "6", "--behaviours", "anchor, contrarian", "--n-envs", "4"]
     result = fine("collect", "-c", work.config, "--save-path", path, "--noise", "0", *flags)
     rows = [line.split() for line in result.stdout.splitlines() if line.strip()]
-    assert rows[0] == ["behaviour", "episodes", "mean", "reward", "a", "step", "mean", "distance"]
-    assert [row[:2] for row in rows[2:4]] == [["anchor", "3"], ["contrarian", "3"]]
+    assert rows[0][:6] == ["behaviour", "episodes", "transitions", "mean", "reward", "a"]
+    assert [row[:3] for row in rows[2:4]] == [["anchor", "3", "120"], ["contrarian", "3", "120"]]
     assert f"240 transitions in 6 episodes: {path}" in result.stdout
     assert f"finflow pretrain --dataset {path} --prices {work.prices}" in result.stdout
     assert path.is_file()
@@ -305,7 +305,7 @@ def trains(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What `pipeline.train` was called with; nothing is trained."""
     calls: list[tuple[Any, ...]] = []
 
-    def train(settings: Any, mode: str, dataset: Any, watch: Any, algo: str) -> Trained:
+    def train(settings: Any, mode: str, dataset: Any, watch: Any, algo: str, **_: Any) -> Trained:
         calls.append((settings, mode, dataset, algo))
         return Trained(None, None, None)
 
@@ -337,7 +337,7 @@ def test_a_bare_key_belongs_to_the_phase_that_runs(
 
 
 def test_a_train_that_was_stopped_goes_on_with_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(*_: Any) -> Trained:
+    def train(*_: Any, **__: Any) -> Trained:
         return Trained(None, Finetuned(Path("no such run"), 5, False, None, {}, None), None)
 
     monkeypatch.setattr(pipeline, "train", train)

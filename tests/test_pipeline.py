@@ -291,13 +291,13 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     calls: list[tuple[Any, ...]] = []
 
     def pretrain(
-        settings: Settings, dataset: Any, watch: Any, plan: str, algo: OfflineAlgorithm
+        settings: Settings, dataset: Any, watch: Any, plan: str, algo: OfflineAlgorithm, **_: Any
     ) -> Pretrained:
         calls.append(("pretrain", settings.offline(algo).epochs, dataset))
         assert plan in ("full", "offline")
         return Pretrained(Path("p"), Path("d"), 1, True, 1, {}, {})
 
-    def finetune(settings: Settings, run: Any, dataset: Any, watch: Any) -> Finetuned:
+    def finetune(settings: Settings, run: Any, dataset: Any, watch: Any, **_: Any) -> Finetuned:
         calls.append(("finetune", run, dataset))
         return Finetuned(Path("f"), 1, settings.run.seed == 0, None, {}, None)
 

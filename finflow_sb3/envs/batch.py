@@ -193,15 +193,25 @@ class PortfolioBatch:
             self._refit = refit
         return self._anchors
 
-    def invert(self, weights: Float, gate_floor: float = 0.0) -> Float:
-        """Actions [B, A] whose targets are nearest to `weights`, in the present state."""
+    def invert(
+        self, weights: Float, gate_floor: float = 0.0, largest: float = simplex.LARGEST_ACTION
+    ) -> Float:
+        """Actions [B, A] whose targets are nearest to `weights`, in the present state.
+
+        Parameters
+        ----------
+        gate_floor : as for `simplex.invert_anchor`
+        largest : of an action's entries
+        """
         s = self.settings
         if s.action_base == "anchors":
             anchors = self.market.anchors.at(self.row)
-            return simplex.invert_anchor(weights, anchors, s.gate_scale, s.tilt_scale, gate_floor)
+            return simplex.invert_anchor(
+                weights, anchors, s.gate_scale, s.tilt_scale, gate_floor, largest
+            )
         if s.action_base == "drift":
-            return simplex.invert_drift(weights, self.held, s.drift_scale)
-        return simplex.invert_softmax(weights, s.softmax_scale)
+            return simplex.invert_drift(weights, self.held, s.drift_scale, largest)
+        return simplex.invert_softmax(weights, s.softmax_scale, largest)
 
     def step(self, actions: NDArray[Any]) -> BatchStep:
         """Decide, trade, earn a day.

@@ -84,19 +84,20 @@ def invert_anchor(
     gate_scale: float,
     tilt_scale: float,
     gate_floor: float = 0.0,
+    largest: float = LARGEST_ACTION,
 ) -> Float:
     """The action of base `anchors` whose target is nearest to `weights`.
 
     Gates by least squares on the simplex; tilts are what is left as log-ratios, centred and
-    clipped. Exact where both fit into [-0.999, 0.999]. Where they do not, least squares of
-    the relative errors (which are what tilts have to make up for) may come nearer.
+    clipped. Exact where both fit into [-largest, largest]. Where they do not, least squares
+    of the relative errors (which are what tilts have to make up for) may come nearer.
 
     Parameters
     ----------
     gate_floor : share that the gates keep of every anchor at least; the tilts make up for it
         as far as they reach
     """
-    scales = (gate_scale, tilt_scale, gate_floor)
+    scales = (gate_scale, tilt_scale, gate_floor, largest)
     action, error = _invert_by(weights, anchors, anchors, weights, *scales)
     again = np.flatnonzero(error > EXACT)
     if len(again):
@@ -116,33 +117,36 @@ def _invert_by(
     gate_scale: float,
     tilt_scale: float,
     gate_floor: float,
+    largest: float,
 ) -> tuple[Float, Float]:
     """The action whose gates bring `points` nearest to `goal`, and its distance, shape [B]."""
     free = 1.0 - points.shape[1] * gate_floor
     shares = gate_floor + free * simplex_least_squares(points, goal)
-    gate = _centred_logs(shares, np.ones_like(shares), gate_scale)
+    gate = _centred_logs(shares, np.ones_like(shares), gate_scale, largest)
     # The tilt answers to the gates that the clipped action will give, not to the ideal ones.
     mixed = _mixed(gate_weights(gate, gate_scale), anchors)
-    tilt = _centred_logs(weights, mixed, tilt_scale)
+    tilt = _centred_logs(weights, mixed, tilt_scale, largest)
     reached = _normalised(mixed * np.exp(tilt_scale * tilt))
     error = row_sums(np.abs(reached - weights))
     return np.concatenate([gate, tilt], axis=1), error
 
 
-def invert_drift(weights: Float, held: Float, scale: float) -> Float:
+def invert_drift(
+    weights: Float, held: Float, scale: float, largest: float = LARGEST_ACTION
+) -> Float:
     """The action of base `drift` whose target is nearest to `weights`."""
-    action = _centred_logs(weights, np.maximum(held, DRIFT_FLOOR), scale)
+    action = _centred_logs(weights, np.maximum(held, DRIFT_FLOOR), scale, largest)
     same = np.all(weights == held, axis=1)
     return np.where(same[:, None], 0.0, action)
 
 
-def invert_softmax(weights: Float, scale: float) -> Float:
+def invert_softmax(weights: Float, scale: float, largest: float = LARGEST_ACTION) -> Float:
     """The action of base `none` whose target is nearest to `weights`."""
-    return _centred_logs(weights, np.ones_like(weights), scale)
+    return _centred_logs(weights, np.ones_like(weights), scale, largest)
 
 
-def _centred_logs(weights: Float, base: Float, scale: float) -> Float:
-    """log(weights/base)/scale, centred and clipped to ±0.999; 0 where `base` is 0.
+def _centred_logs(weights: Float, base: Float, scale: float, largest: float) -> Float:
+    """log(weights/base)/scale, centred and clipped to ±largest; 0 where `base` is 0.
 
     The centre is the mean, moved as little as lets all values fit where they can. A weight of
     zero counts as the smallest that the action can express.
@@ -156,13 +160,13 @@ def _centred_logs(weights: Float, base: Float, scale: float) -> Float:
     top = np.max(np.where(np.isnan(logs), -np.inf, logs), axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     logs = np.where(np.isnan(logs), -np.inf, logs)
-    logs = np.where(free, np.maximum(logs, top - 2 * LARGEST_ACTION), 0.0)
+    logs = np.where(free, np.maximum(logs, top - 2 * largest), 0.0)
     count = np.maximum(np.add.reduce(free, axis=1, keepdims=True), 1)
     mean = np.add.reduce(logs, axis=1, keepdims=True) / count
     low = np.min(np.where(free, logs, np.inf), axis=1, keepdims=True)
     low = np.where(np.isfinite(low), low, 0.0)
-    centre = np.clip(mean, top - LARGEST_ACTION, low + LARGEST_ACTION)
-    return np.where(free, np.clip(logs - centre, -LARGEST_ACTION, LARGEST_ACTION), 0.0)
+    centre = np.clip(mean, top - largest, low + largest)
+    return np.where(free, np.clip(logs - centre, -largest, largest), 0.0)
 
 
 def simplex_least_squares(points: Float, weights: Float) -> Float:

@@ -23,7 +23,7 @@ from finflow_sb3.offline.dataset_file import new_dataset, read_dataset
 from finflow_sb3.offline.own import NOTHING, Own
 from finflow_sb3.offline.own_rules import OwnRule
 from finflow_sb3.offline.parts import Parts
-from finflow_sb3.offline.playing import Recorder, nearest_action
+from finflow_sb3.offline.playing import Recorder, noisy_action
 from finflow_sb3.offline.record import record_waves
 from finflow_sb3.offline.waves import Wave, pieces
 from finflow_sb3.stopping import stop_on_signal
@@ -248,7 +248,7 @@ def _one_wave(
     for _ in range(batch.episode_length):
         wanted = book.targets()
         noise = rng.normal(0.0, collect.noise, size=(len(rules), market.layout.action_size))
-        action = nearest_action(batch, wanted, noise)
+        action = noisy_action(batch, wanted, noise)
         recorder.distances.append(0.5 * np.abs(batch.target(action) - wanted).sum(axis=1))
         recorder.step(action)
     return recorder.wave()

@@ -66,7 +66,8 @@ class OfflineDataset:
     row : int32 [N], market row of each transition's observation; its successor's is one more
     action : float32 [N, A], as executed (noise and clipping included)
     reward : float32 [N]
-    distance : float32 [N], half the sum of |target of the action − target of the rule|
+    distance : float32 [N], half the sum of |target of the action − target of the rule|; of a
+        record: of |weights after the trade − its weights|
     episode : int32 [N], which episode; episodes stand in order
     terminal, timeout : bool [E], how each episode ended
     behaviour : int32 [E], index into `behaviours`
@@ -152,3 +153,11 @@ class OfflineDataset:
                 reward, distance = (float(each[episodes].sum() / steps) for each in sums)
                 out[name] = (int(episodes.sum()), reward, distance)
         return out
+
+    def transitions_by_behaviour(self) -> dict[str, int]:
+        """Behaviour → number of transitions, where it has episodes."""
+        lengths = np.diff(self.starts, append=len(self))
+        counts = np.bincount(self.behaviour, weights=lengths, minlength=len(self.behaviours))
+        return {
+            name: int(count) for name, count in zip(self.behaviours, counts, strict=True) if count
+        }

@@ -22,6 +22,7 @@ from finflow_sb3.offline.coverage import ActionCoverage, coverage_of, warnings_o
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.offline.playing import LARGEST_ACTION
+from finflow_sb3.offline.record import PREFIX
 from finflow_sb3.offline.tallies import ActionTally, Histogram, Spread, spread_of
 from finflow_sb3.offline.trades import environment_of, trades
 
@@ -48,13 +49,15 @@ class Behaviour:
     annual_reward : the same for a year: times 252 over the episode's length. The default reward
         is the log return above equal weight in units of the market's daily deviation
     distance : half the sum of |target of the action − target of the rule|, from 0 to 1: what
-        noise, the clip and the inverse left of the rule
+        noise, the clip and the inverse left of the rule. Of a record: half the sum of |weights
+        after the trade − its weights|
     turnover : traded value over value, a day (buys plus sells); None where the file does not
         hold the environment's settings, from which trades are worked out
     gap : half the sum of |weights after the trade − order|, from 0 to 1; None likewise
     rule_gap : means of the least and the most that the weights after the trade can be away from
         the rule's target, which is not stored: |gap − distance| and gap + distance; None
-        likewise, and with execution lag 1, where the order is of the day before
+        likewise, and with execution lag 1, where the order is of the day before. Of a record:
+        twice the mean of `distance`, which says it
     """
 
     name: str
@@ -260,15 +263,18 @@ class _Count:
         returns, lengths = self.returns[own], self.lengths[own]
         transitions = int(lengths.sum())
         traded, lagged = self.env is not None, self.dataset.layout.lagged
+        name, distance = self.dataset.behaviours[rule], self.distance.spread(rule)
         bounds = (self.nearest[rule] / transitions, self.farthest[rule] / transitions)
+        if name.startswith(PREFIX):
+            bounds = (distance.mean, distance.mean)
         return Behaviour(
-            name=self.dataset.behaviours[rule],
+            name=name,
             episodes=len(returns),
             transitions=transitions,
             reward=float(returns.sum() / transitions),
             episode_return=spread_of(returns),
             annual_reward=spread_of(returns * TRADING_DAYS / lengths),
-            distance=self.distance.spread(rule),
+            distance=distance,
             turnover=self.turnover.spread(rule) if traded else None,
             gap=self.gap.spread(rule) if traded else None,
             rule_gap=(float(bounds[0]), float(bounds[1])) if traded and not lagged else None,

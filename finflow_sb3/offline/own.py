@@ -14,7 +14,7 @@ from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.offline.own_rules import OwnRule
 from finflow_sb3.offline.record import Record, Replay, record_episodes
 
-__all__ = ["NOTHING", "Own", "require_same"]
+__all__ = ["NOTHING", "Own", "flags_of", "noted", "require_same"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Own:
             raise ConfigError(f"{twice[0]}: two behaviours are called so; rename one of the two")
         if self.alone and not self.names:
             raise ConfigError(
-                "only_own leaves no behaviour at all; give --behaviour or --record with it"
+                "only_own leaves no behaviour at all; give rules of your own (--behaviour) or "
+                "records (--record) with it"
             )
 
     @property
@@ -53,9 +54,20 @@ class Own:
         return (*(rule.name for rule in self.rules), *(each.record.name for each in self.replays))
 
     def rule_of_episodes(self, collect: CollectSettings) -> NDArray[np.int32]:
-        """Rule of every episode but the records', as an index into `BEHAVIOURS` and `names`."""
+        """Rule of every episode but the records', as an index into `BEHAVIOURS` and `names`.
+
+        Raises
+        ------
+        ConfigError
+            If there are too few episodes for all rules of the user's own to have one.
+        """
         known = [] if self.alone else [BEHAVIOURS.index(name) for name in collect.behaviours]
         order = [*known, *range(len(BEHAVIOURS), len(BEHAVIOURS) + len(self.rules))]
+        if self.rules and collect.episodes < len(order):
+            raise ConfigError(
+                f"collect.episodes: {collect.episodes} are too few for {self.rules[-1].name} to "
+                f"have one: {len(order)} rules take turns; collect as many at least"
+            )
         return np.resize(np.array(order, dtype=np.int32), collect.episodes if order else 0)
 
     def behaviour_of_episodes(
@@ -85,21 +97,30 @@ class Own:
         for rule in self.rules:
             if rule.source is None:
                 raise ConfigError(
-                    f"{rule.name}: is no plain function of a module's file, so that the cache "
-                    "can't tell it from another; collect to a file, and give that as the dataset"
+                    f"{rule.name}: is no plain function of a module's file as it stands now, so "
+                    "that the cache can't tell it from another; collect to a file (save_path), "
+                    "and give that as the dataset"
                 )
 
 
 NOTHING = Own()
 
 
+FLAGS = {"behaviours": "--behaviour", "records": "--record"}
+
+
 def noted(rules: Sequence[OwnRule], records: Sequence[Record], alone: bool) -> dict[str, Any]:
     """As `Own.as_dict`, before a market is there."""
-    return {
-        "behaviours": {rule.name: rule.source for rule in rules},
-        "records": {each.path: each.key for each in records},
+    return {  # lists, as their order counts
+        "behaviours": [[rule.name, rule.source] for rule in rules],
+        "records": [[each.path, each.key] for each in records],
         "only_own": alone,
     }
+
+
+def flags_of(note: dict[str, Any]) -> list[str]:
+    """The flags that a note stands for, as in ``["--behaviour my_rules:trend"]``."""
+    return [f"{flag} {name}" for kind, flag in FLAGS.items() for name, _ in note.get(kind, [])]
 
 
 def require_same(note: dict[str, Any], given: dict[str, Any], what: str) -> None:
@@ -115,18 +136,14 @@ def require_same(note: dict[str, Any], given: dict[str, Any], what: str) -> None
     ArtefactError
         Naming what has to be given, or what has changed.
     """
-    flags = {"behaviours": "--behaviour", "records": "--record"}
-    before, now = ({kind: each.get(kind, {}) for kind in flags} for each in (note, given))
-    if {kind: list(found) for kind, found in before.items()} != {
-        kind: list(found) for kind, found in now.items()
-    }:
-        words = [f"{flag} {name}" for kind, flag in flags.items() for name in before[kind]]
-        with_what = f"with {' '.join(words)}" if words else "with the settings' rules alone"
-        again = "give the same again" if words else "leave out --behaviour and --record"
-        raise ArtefactError(f"{what}: was begun {with_what}; {again}")
-    for kind, found in before.items():
-        for name, key in found.items():
-            if key != now[kind][name]:
+    before = flags_of(note)
+    if before != flags_of(given):
+        with_what = " ".join(before) or "the settings' rules alone"
+        again = "give the same again" if before else "leave out --behaviour and --record"
+        raise ArtefactError(f"{what}: was begun with {with_what}; {again}")
+    for kind in FLAGS:
+        for (name, key), (_, now) in zip(note.get(kind, []), given.get(kind, []), strict=True):
+            if key != now:
                 raise ArtefactError(
                     f"{what}: {name} has changed since it was begun; take the change back, or "
                     "begin again"

@@ -58,8 +58,6 @@ class Past:
 
 
 Function = Callable[[Past], ArrayLike]
-GivenRule = str | Function
-"""A rule as a user gives it: the function, or ``module:function``."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ class OwnRule:
     name : ``module:function``, by which datasets call it
     function : gives weights of the assets, shape [n] or [n+1] with cash last, which are not
         negative and sum to 1 at most; what is missing to 1 is cash
-    source : a hash of the file that the function stands in, None where that file is not all that
-        the function is made of (a closure, a notebook's cell): such a rule can't be told from
-        another of its name
+    source : a hash of the file that the function stands in, None where that file does not say
+        what it does (a closure, a notebook's cell, a file written anew since it was imported):
+        such a rule can't be told from another of its name
     """
 
     name: str
@@ -175,6 +173,9 @@ def whole_weights(given: Any, n_assets: int) -> Float:
 
 # ------------------------------------------------------------------ finding them
 
+GivenRule = str | Function | OwnRule
+"""A rule as a user gives it: the function, or ``module:function``."""
+
 
 def own_rules(given: Iterable[GivenRule]) -> tuple[OwnRule, ...]:
     """Rules from functions and ``module:function`` names; modules are imported here.
@@ -184,12 +185,18 @@ def own_rules(given: Iterable[GivenRule]) -> tuple[OwnRule, ...]:
     ConfigError
         If a name is not of that form, leads to no function, or stands for two rules.
     """
-    rules = tuple(_named_rule(each) if isinstance(each, str) else _rule(each) for each in given)
+    rules = tuple(_found(each) for each in given)
     names = [each.name for each in rules]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise ConfigError(f"{twice[0]}: two rules are called so; give each once, or rename one")
     return rules
+
+
+def _found(given: GivenRule) -> OwnRule:
+    if isinstance(given, OwnRule):
+        return given
+    return _named_rule(given) if isinstance(given, str) else _rule(given)
 
 
 def _rule(function: Function, name: str | None = None) -> OwnRule:
@@ -201,14 +208,19 @@ def _rule(function: Function, name: str | None = None) -> OwnRule:
 
 
 def _source(function: Function) -> str | None:
-    """A hash of the file that a plain function of a module stands in."""
+    """A hash of the file that a plain function of a module stands in, if it still stands so."""
     if not inspect.isfunction(function) or function.__closure__ is not None:
         return None
     module = sys.modules.get(function.__module__)
     if getattr(module, function.__qualname__, None) is not function:
         return None
     path = Path(inspect.getsourcefile(function) or "")
-    return content_key(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    text = path.read_text("utf-8")
+    # In a session that has been open for a while the file may have been written anew.
+    compiled = compile(text, str(path), "exec", dont_inherit=True)
+    return content_key(text) if function.__code__ in compiled.co_consts else None
 
 
 def _named_rule(name: str) -> OwnRule:

@@ -20,6 +20,7 @@ __all__ = ["Parts"]
 
 FORMAT = "finflow-waves-2"
 PLAN = "config.yml"
+OWN = "own.json"
 STATE = "state.json"
 
 
@@ -39,9 +40,17 @@ class Parts:
         """The configuration of the collection."""
         return self.folder / PLAN
 
-    def start(self, plan: bytes) -> None:
-        """Begin anew, with this configuration."""
+    @property
+    def own(self) -> dict[str, Any]:
+        """Note of what the user brought beside the configuration."""
+        path = self.folder / OWN
+        return _read(path) if path.is_file() else {}
+
+    def start(self, plan: bytes, own: dict[str, Any]) -> None:
+        """Begin anew, with this configuration, and this beside it."""
         self.remove()
+        if own:
+            write_whole(self.folder / OWN, json.dumps(own).encode())
         write_whole(self.plan, plan)
 
     def add(self, waves: list[Wave], done: int, generator: np.random.Generator) -> None:
@@ -102,12 +111,25 @@ class Parts:
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    path = folder / STATE
+    state = _read(folder / STATE)
     try:
-        state = json.loads(path.read_text())
         return {**state, **{name: int(state[name]) for name in ("waves", "transitions")}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder / STATE, error) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if not isinstance(content, dict):
+        raise _unreadable(path, "no mapping")
+    return content
+
+
+def _unreadable(path: Path, why: object) -> ArtefactError:
+    return ArtefactError(f"{path}: cannot be read ({why}); collect it again")
 
 
 def _name(number: int) -> str:

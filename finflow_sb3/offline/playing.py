@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.offline.waves import Wave
 
-__all__ = ["Recorder", "nearest_action"]
+__all__ = ["Recorder", "nearest_action", "noisy_action"]
 
 Float = NDArray[np.float64]
 
@@ -20,17 +20,15 @@ LARGEST_ACTION = 0.95
 GATE_FLOOR = 0.08
 
 
-def nearest_action(
-    batch: PortfolioBatch, target: Float, noise: Float | float = 0.0
-) -> NDArray[np.float32]:
-    """The action [B, A] to record for target weights [B, n+1], off the corners of the box.
-
-    Parameters
-    ----------
-    noise : shape [B, A], added to it
-    """
+def noisy_action(batch: PortfolioBatch, target: Float, noise: Float) -> NDArray[np.float32]:
+    """The action [B, A] for target weights [B, n+1] and noise [B, A] around it."""
     action = batch.invert(target, GATE_FLOOR) + noise
     return np.asarray(np.clip(action, -LARGEST_ACTION, LARGEST_ACTION).astype(np.float32))
+
+
+def nearest_action(batch: PortfolioBatch, target: Float) -> NDArray[np.float32]:
+    """The action [B, A] whose target is nearest to these weights [B, n+1]."""
+    return np.asarray(batch.invert(target, GATE_FLOOR, LARGEST_ACTION).astype(np.float32))
 
 
 class Recorder:

@@ -29,9 +29,10 @@ from finflow_sb3.offline.own_rules import TOLERANCE
 from finflow_sb3.offline.playing import Recorder, nearest_action
 from finflow_sb3.offline.waves import Wave
 
-__all__ = ["Record", "Replay", "read_record", "record_episodes", "record_waves", "replay"]
+__all__ = ["PREFIX", "Record", "Replay", "read_record", "record_episodes", "record_waves", "replay"]
 
 Float = NDArray[np.float64]
+PREFIX = "record:"
 CASH = "cash"
 HOLDINGS = ("held", "weights", "pending")
 
@@ -56,7 +57,7 @@ class Record:
     @property
     def name(self) -> str:
         """By which datasets call it: ``record:`` and the file's name without its endings."""
-        return f"record:{Path(self.path).name.split('.')[0]}"
+        return f"{PREFIX}{Path(self.path).name.split('.')[0]}"
 
     @property
     def key(self) -> str:
@@ -102,7 +103,10 @@ def read_record(path: str | Path) -> Record:
     DataError
         At the first date or weight that can't be used, with its row and remedy.
     """
-    raw = read_file(Path(path).expanduser(), name=str(path))
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise DataError(f"{path}: no such file; give one of weights, dates × assets")
+    raw = read_file(file, name=str(path))
     if raw.symbol_column is not None:
         raise DataError(
             f"{raw.name}: column {raw.columns[raw.symbol_column]!r} makes it one row an asset; "

@@ -34,7 +34,9 @@ def command(
     shared: Shared,
     algo: Annotated[
         OfflineAlgorithm | None,
-        typer.Option("--algo", help="Owner of bare keys too, as gamma.", show_default="iql"),
+        typer.Option(
+            "--algo", help="What learns; its section owns bare keys, as gamma.", show_default="iql"
+        ),
     ] = None,
     dataset: Annotated[
         str | None,

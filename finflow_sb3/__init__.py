@@ -1,4 +1,4 @@
-"""Portfolio allocation for Stable-Baselines3: offline IQL seeds an online CQSAC.
+"""Portfolio allocation for Stable-Baselines3: offline IQL or TD3+BC seeds an online CQSAC.
 
 Public names are resolved when they are first used, so that ``import finflow_sb3`` (and with it
 ``finflow --help``) loads neither torch nor pandas.

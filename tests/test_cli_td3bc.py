@@ -189,7 +189,7 @@ def test_train_takes_its_flags(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def train(*given: Any) -> Trained:
+    def train(*given: Any, **_: Any) -> Trained:
         calls.append(given)
         return Trained(None, None, None)
 

@@ -102,7 +102,10 @@ def test_flat_keys_belong_to_the_algorithm_of_the_file(
         ("cqsac", "batch_size:64", "cqsac", "batch_size", 64),
         ("iql", "batch_size:64", "iql", "batch_size", 64),
         ("iql", "cql_alpha:1e1", "cqsac", "cql_alpha", 10.0),
+        ("td3bc", "batch_size:64", "td3bc", "batch_size", 64),
+        ("td3bc", "epochs:7", "td3bc", "epochs", 7),
         (None, "iql.expectile: 0.8", "iql", "expectile", 0.8),
+        (None, "alpha: 1.5", "td3bc", "alpha", 1.5),
         ("sac", "seed:4", "run", "seed", 4),
         ("cqsac", "prices:yahoo:AAPL,MSFT", "market", "prices", "yahoo:AAPL,MSFT"),
         ("cqsac", "log_dir:2024", "run", "log_dir", "2024"),
@@ -117,6 +120,25 @@ def test_params(algo: str | None, param: str, section: str, name: str, value: An
     expected = {"gate_hidden": 8} if value is None else value
     assert getattr(getattr(changed, section), name) == expected
     assert [key for key, _, _ in diff(settled(algo), changed)] == [f"{section}.{name}"]
+
+
+@pytest.mark.parametrize("algo", [None, "cqsac"])
+@pytest.mark.parametrize("source", ["param", "variable", "file"])
+def test_a_bare_key_of_the_offline_phase_alone_is_each_algorithms(
+    write: Any, algo: str | None, source: str
+) -> None:
+    """Which of them pretrains is not known where they are resolved."""
+    sources: dict[str, dict[str, Any]] = {
+        "param": {"params": ["epochs:7"]},
+        "variable": {"environ": {"FINFLOW_EPOCHS": "7"}},
+        "file": {"files": [write("default: {epochs: 7}")]},
+    }
+    if (algo, source) == ("cqsac", "file"):  # flat keys of a file for it are its own
+        with pytest.raises(ConfigError, match=r"'epochs' of cqsac; it belongs under 'iql'"):
+            settled(algo, **sources[source])
+        return
+    changed = diff(settled(algo), settled(algo, **sources[source]))
+    assert changed == [("iql.epochs", 50, 7), ("td3bc.epochs", 50, 7)]
 
 
 def test_variables() -> None:

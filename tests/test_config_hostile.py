@@ -117,7 +117,7 @@ def test_a_wrong_value_is_refused_with_its_key_and_line(
 
 
 @FUZZ
-@given(tree=trees, algo=st.sampled_from([None, "iql", "cqsac", "sac", "tqc", 3, "nope"]))
+@given(tree=trees, algo=st.sampled_from([None, "iql", "td3bc", "cqsac", "sac", "tqc", 3, "nope"]))
 def test_any_tree_is_read_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, tree: Any, algo: Any
 ) -> None:

@@ -140,7 +140,7 @@ def test_resolved_configuration_reads_back_equal(
     path = tmp_path_factory.mktemp("config") / "config.yml"
     write_config(drawn, path)
     assert read_config(path) == drawn
-    for algo in ("iql", "cqsac"):
+    for algo in ("iql", "td3bc", "cqsac"):
         assert resolve(algo=algo, files=[path], environ={}) == drawn
     assert list(path.parent.iterdir()) == [path]
     # Any other reader of YAML sees the same values.

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finflow_sb3.config import OfflineSettings, Settings
-from finflow_sb3.cqsac.parallel import require_alone
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.opening import open_pinned
+from finflow_sb3.parallel import require_alone
 from finflow_sb3.pipeline import (
     from_scratch,
     is_pretraining,

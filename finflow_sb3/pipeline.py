@@ -19,7 +19,6 @@ from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.cqsac.compiling import require_mode
-from finflow_sb3.cqsac.parallel import connect, first_goes_first, from_first, rank, require_alone
 from finflow_sb3.cqsac.precision import Precision
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError, StorageError
@@ -37,6 +36,7 @@ from finflow_sb3.offline.parts import Parts
 from finflow_sb3.offline.record import read_record
 from finflow_sb3.offline.spaces import ActionRange
 from finflow_sb3.opening import open_market, open_own, open_pinned, rules_instead_of
+from finflow_sb3.parallel import connect, first_goes_first, from_first, rank, require_alone
 from finflow_sb3.plain_pretraining import (
     note_plain,
     open_plain,
@@ -225,6 +225,9 @@ def pretrain(
 ) -> Pretrained:
     """Learn from offline data; collects it (or takes it from the cache) if not given.
 
+    Under `torchrun` all processes train one model, on batches of their own, through d3rlpy's
+    distributed support.
+
     Parameters
     ----------
     dataset : file of `collect`; or a dataset without a market, as `read_plain` takes it, from
@@ -235,7 +238,6 @@ def pretrain(
     plan : what `resuming.continue_training` does after it; `train` says so
     behaviours : as for `collect`, where nothing is given as the dataset
     """
-    require_alone("pretrain")
     settings.offline(algo)
     watch = watch or Watch()
     own = rules_instead_of(dataset, behaviours)
@@ -249,9 +251,10 @@ def pretrain(
         )
     if dataset is not None and not Path(dataset).is_file():
         raise ArtefactError(f"{dataset}: no such dataset; write one with finflow collect")
-    pick_device(settings.run.device)
-    settings, market = open_pinned(settings, None, watch)
-    data, path = transitions_for(settings, market, dataset, watch, own)
+    connect(torch.device(pick_device(settings.run.device)))
+    with first_goes_first():
+        settings, market = open_pinned(settings, None, watch)
+        data, path = transitions_for(settings, market, dataset, watch, own)
     with new_run(settings, algo, watch) as folder:
         note_dataset(folder, dataset)
         note_behaviours(folder, own)
@@ -268,7 +271,7 @@ def _pretrain_plain(
     action_range: ActionRange | None,
 ) -> Pretrained:
     settings = plain_settings(settings, source)
-    pick_device(settings.run.device)
+    connect(torch.device(pick_device(settings.run.device)))
     dataset = open_plain(source, action_range, watch)
     with new_run(settings, "iql", watch, plain_name(source)) as folder:
         note_plan(folder, "offline", "iql")
@@ -515,6 +518,7 @@ def train(
     offline_algo : what pretrains, "iql" or "td3bc"
     dataset, behaviours : as for `pretrain`; fine-tuning mixes in the same data
     """
+    require_alone("train")
     pretrained = finetuned = None
     if dataset is not None and is_plain(dataset):
         raise ConfigError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from finflow_sb3.config import OfflineSettings, Settings
 from finflow_sb3.evaluation.ranking import Ranking
+from finflow_sb3.parallel import any_of
 from finflow_sb3.pretrain.artefact import write_artefact
 from finflow_sb3.pretrain.course import Tensors
 from finflow_sb3.pretrain.run import PretrainOutcome
@@ -114,7 +115,7 @@ def pretraining_record(
             ),
             "on_checkpoint": keep,
             "on_fqe": partial(_evaluating, record.status, watch),
-            "stop": lambda step: ask.asked or (stop_at is not None and step >= stop_at),
+            "stop": lambda step: any_of(ask.asked or (stop_at is not None and step >= stop_at)),
         }
         yield PretrainingRecord(settings, own, folder, record, watch, callbacks)
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from finflow_sb3.config import Settings
-from finflow_sb3.cqsac.parallel import require_alone
 from finflow_sb3.cqsac.threads import threads_for
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.files import write_whole
+from finflow_sb3.parallel import require_alone
 from finflow_sb3.pipeline import open_start
 from finflow_sb3.results import Watch
 from finflow_sb3.runs.folder import RunFolder

@@ -13,7 +13,6 @@ import torch
 
 from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import read_config, write_config
-from finflow_sb3.cqsac.parallel import any_of, connect, from_first, rank, require_alone, world_size
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
@@ -24,6 +23,15 @@ from finflow_sb3.offline.own_rules import GivenRule, own_rules
 from finflow_sb3.offline.parts import Parts
 from finflow_sb3.offline.record import read_record
 from finflow_sb3.opening import open_own, open_pinned
+from finflow_sb3.parallel import (
+    any_of,
+    connect,
+    first_goes_first,
+    from_first,
+    rank,
+    require_alone,
+    world_size,
+)
 from finflow_sb3.pipeline import (
     collect_into,
     finetune,
@@ -140,15 +148,7 @@ def resume(
     settings = settings or folder.settings()
     if n_timesteps is not None:
         settings = settings.replace(cqsac={"n_timesteps": n_timesteps})
-    connect(torch.device(pick_device(settings.run.device)))
-    if folder.workers != world_size():
-        raise CheckpointError(
-            f"{folder.path}: was trained by {folder.workers} processes; go on with as many "
-            f"(torchrun --nproc-per-node {folder.workers} -m finflow_sb3.cli.app finetune)"
-        )
-    if rank() > 0:
-        folder = folder.of_worker(rank())
-        named = folder.checkpoints / named.name if named else None
+    folder, named = _of_this_process(folder, named, settings, "finetune")
     seeded = folder.path / "seed"
     artefact = read_artefact(seeded) if seeded.is_dir() else None
     open = _reopened(folder, named, settings, prices, _fixed_of_finetuning, watch)
@@ -180,7 +180,6 @@ def resume_pretraining(
     ----------
     stop_at : stop with a checkpoint after this gradient step
     """
-    require_alone("pretrain")
     watch = watch or Watch()
     path = Path(run)
     named = named_checkpoint(path)
@@ -192,12 +191,13 @@ def resume_pretraining(
     algo = noted_algo(folder)
     own = _same_rules(folder, behaviours)
     settings = settings or folder.settings()
-    pick_device(settings.run.device)
+    folder, named = _of_this_process(folder, named, settings, "pretrain")
     if is_without_market(folder):
         return _resume_plain(folder, named, settings, prices, stop_at, watch)
     open = _reopened(folder, named, settings, prices, partial(_fixed_of_pretraining, algo), watch)
     settings, checkpoint = open.settings, open.checkpoint
-    data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch, own)
+    with first_goes_first():
+        data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch, own)
     _start(open, watch)
     step = 0 if checkpoint is None else checkpoint.step
     learned = settings.offline(algo)
@@ -326,6 +326,28 @@ def _pretraining_is_done(folder: RunFolder) -> bool:
 
 
 # ------------------------------------------------------------------- opening a run again
+
+
+def _of_this_process(
+    folder: RunFolder, named: Path | None, settings: Settings, verb: str
+) -> tuple[RunFolder, Path | None]:
+    """What this process of several kept of a run, and of its checkpoint if one is named.
+
+    Raises
+    ------
+    CheckpointError
+        If another number of processes trained it.
+    """
+    connect(torch.device(pick_device(settings.run.device)))
+    if folder.workers != world_size():
+        raise CheckpointError(
+            f"{folder.path}: was trained by {folder.workers} processes; go on with as many "
+            f"(torchrun --nproc-per-node {folder.workers} -m finflow_sb3.cli.app {verb})"
+        )
+    if rank() > 0:
+        folder = folder.of_worker(rank())
+        named = folder.checkpoints / named.name if named else None
+    return folder, named
 
 
 def _reopened(

@@ -22,8 +22,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import distributed as dist
 
 from finflow_sb3.cqsac.cqsac import CQSAC
-from finflow_sb3.cqsac.parallel import JointNoise, rank, world_size
 from finflow_sb3.envs.vec import PortfolioVecEnv
+from finflow_sb3.parallel import JointNoise, rank, world_size
 
 JOINT_BATCH, UPDATES = 16, 3
 CASES: dict[str, dict[str, Any]] = {

@@ -37,6 +37,7 @@ LAYERS = (
     ("market",),
     ("envs",),
     ("nets",),
+    ("parallel",),
     ("offline",),
     ("evaluation",),
     ("runs",),

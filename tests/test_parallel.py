@@ -16,7 +16,8 @@ import torch
 from parallel_worker import CASES
 from safetensors.torch import load_file
 
-from finflow_sb3.cqsac.parallel import (
+from finflow_sb3.errors import ConfigError
+from finflow_sb3.parallel import (
     JointNoise,
     Workers,
     any_of,
@@ -26,7 +27,6 @@ from finflow_sb3.cqsac.parallel import (
     require_alone,
     world_size,
 )
-from finflow_sb3.errors import ConfigError
 
 HERE = Path(__file__).parent
 
@@ -88,8 +88,8 @@ def test_noise_is_drawn_jointly(part: int, monkeypatch: pytest.MonkeyPatch) -> N
     cpu = torch.device("cpu")
     whole = JointNoise(5, cpu)
     expected = whole.normal(6, 3, device=cpu), whole.uniform(6, 2, device=cpu)
-    monkeypatch.setattr("finflow_sb3.cqsac.parallel.world_size", lambda: 3)
-    monkeypatch.setattr("finflow_sb3.cqsac.parallel.rank", lambda: part)
+    monkeypatch.setattr("finflow_sb3.parallel.world_size", lambda: 3)
+    monkeypatch.setattr("finflow_sb3.parallel.rank", lambda: part)
     mine = JointNoise(5, cpu)
     found = mine.normal(2, 3, device=cpu), mine.uniform(2, 2, device=cpu)
     rows = slice(2 * part, 2 * part + 2)

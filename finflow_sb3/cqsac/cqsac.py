@@ -30,7 +30,6 @@ from stable_baselines3.common.type_aliases import (
 from finflow_sb3.config_checks import dropping_fault, multiplier_fault
 from finflow_sb3.cqsac.batches import OfflineData
 from finflow_sb3.cqsac.compiling import Parts, compiled, pays, require_mode
-from finflow_sb3.cqsac.parallel import JointNoise, Workers, connect, rank
 from finflow_sb3.cqsac.policies import (
     CnnPolicy,
     CQSACPolicy,
@@ -48,6 +47,7 @@ from finflow_sb3.cqsac.updates import Updates
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.nets.noise import Noise
 from finflow_sb3.nets.risk import risk_weights
+from finflow_sb3.parallel import JointNoise, Workers, connect, rank
 
 __all__ = ["CQSAC"]
 

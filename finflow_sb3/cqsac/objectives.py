@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
 
-from finflow_sb3.cqsac.parallel import Workers
 from finflow_sb3.nets.losses import (
     balance_loss,
     conservative_penalty,
@@ -22,6 +21,7 @@ from finflow_sb3.nets.noise import Draws
 from finflow_sb3.nets.policy import PolicyStep, act, sample_policy
 from finflow_sb3.nets.quantile_huber import quantile_huber_loss, sort_rows
 from finflow_sb3.nets.tokens import Tokens
+from finflow_sb3.parallel import Workers
 
 if TYPE_CHECKING:
     from finflow_sb3.cqsac.policies import CQSACPolicy

@@ -14,10 +14,9 @@ import torch
 from d3rlpy.algos import IQL, IQLConfig
 from d3rlpy.algos.qlearning.torch.ddpg_impl import DDPGBaseActorLoss
 from d3rlpy.algos.qlearning.torch.iql_impl import IQLCriticLoss, IQLImpl, IQLModules
-from d3rlpy.models.builders import create_continuous_q_function, create_value_function
-from d3rlpy.models.q_functions import QRQFunctionFactory
+from d3rlpy.models.builders import create_value_function
 from d3rlpy.models.torch.q_functions.utility import compute_quantile_loss
-from d3rlpy.torch_utility import TorchMiniBatch
+from d3rlpy.torch_utility import TorchMiniBatch, unwrap_ddp_model, wrap_model_by_ddp
 from torch import Tensor
 
 from finflow_sb3.config import IQLSettings
@@ -27,12 +26,14 @@ from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.policy import policy_log_prob, sample_policy
 from finflow_sb3.network_sizes import NetworkSizes
 from finflow_sb3.offline.spaces import Spaces
+from finflow_sb3.parallel import Workers
 from finflow_sb3.pretrain.artefact import stacked_weights
 from finflow_sb3.pretrain.learner import ActorCriticLearner, sizes_of
 from finflow_sb3.pretrain.modules import (
     ExpertPolicy,
     FusedAdamFactory,
     LayoutEncoderFactory,
+    make_critics,
     make_policy,
 )
 
@@ -99,11 +100,12 @@ class ExpertIQLImpl(IQLImpl):
             weight = self._compute_weight(batch)[:, 0]
         loss = -(weight * density).mean()
         if action.gates is not None:
-            loss = loss + self.balance_coef * balance_loss(action.gates.mean(dim=0))
+            gates = Workers().mean(action.gates.mean(dim=0))
+            loss = loss + self.balance_coef * balance_loss(gates)
         return DDPGBaseActorLoss(loss + self.prior_coef * prior_loss(action.mu))
 
     def inner_sample_action(self, x: Any) -> Tensor:
-        policy: Any = self._modules.policy
+        policy: Any = unwrap_ddp_model(self._modules.policy)
         actions, _ = sample_policy(policy.experts(x), 1)
         return actions[:, 0]
 
@@ -117,6 +119,7 @@ class ExpertIQL(ActorCriticLearner, IQL):
     inputs, sizes : what the networks are built for
     balance_coef : weight of the gate's load balancing
     prior_coef : pull of the policy towards the zero action
+    ddp : share gradients with the other processes
     """
 
     algo = "iql"
@@ -136,8 +139,9 @@ class ExpertIQL(ActorCriticLearner, IQL):
         prior_coef: float = 0.0,
         gate_scale: float = 5.0,
         device: str = "cpu",
+        ddp: bool = False,
     ):
-        super().__init__(config, device, False)
+        super().__init__(config, device, ddp)
         self.inputs, self.sizes = inputs, sizes
         self.balance_coef, self.prior_coef = balance_coef, prior_coef
         self.gate_scale = gate_scale
@@ -148,27 +152,16 @@ class ExpertIQL(ActorCriticLearner, IQL):
         policy = ExpertPolicy(experts).to(self._device)
         layout = self.inputs if isinstance(self.inputs, ObservationLayout) else None
         encoders = LayoutEncoderFactory(layout, action_size, sizes)
-        quantiles = QRQFunctionFactory(n_quantiles=sizes.n_quantiles)
-        (q_funcs, q_forwarder), (targets, target_forwarder) = (
-            create_continuous_q_function(
-                observation_shape,
-                action_size,
-                encoders,
-                quantiles,
-                device=self._device,
-                enable_ddp=False,
-                n_ensembles=sizes.n_critics,
-            )
-            for _ in range(2)
-        )
+        ddp = self._enable_ddp
+        critics = make_critics(encoders, observation_shape, action_size, sizes, self._device, ddp)
         value = create_value_function(
-            observation_shape, encoders, device=self._device, enable_ddp=False
+            observation_shape, encoders, device=self._device, enable_ddp=ddp
         )
         actor_optim = config.actor_optim_factory.create(
             policy.named_modules(), lr=config.actor_learning_rate, compiled=False
         )
         critic_optim = config.critic_optim_factory.create(
-            [*q_funcs.named_modules(), *value.named_modules()],
+            [*critics.q_funcs.named_modules(), *value.named_modules()],
             lr=config.critic_learning_rate,
             compiled=False,
         )
@@ -176,15 +169,15 @@ class ExpertIQL(ActorCriticLearner, IQL):
             observation_shape=observation_shape,
             action_size=action_size,
             modules=IQLModules(
-                policy=policy,
-                q_funcs=q_funcs,
-                targ_q_funcs=targets,
+                policy=wrap_model_by_ddp(policy) if ddp else policy,
+                q_funcs=critics.q_funcs,
+                targ_q_funcs=critics.targets,
                 value_func=value,
                 actor_optim=actor_optim,
                 critic_optim=critic_optim,
             ),
-            q_func_forwarder=q_forwarder,
-            targ_q_func_forwarder=target_forwarder,
+            q_func_forwarder=critics.forwarder,
+            targ_q_func_forwarder=critics.target_forwarder,
             gamma=config.gamma,
             tau=config.tau,
             expectile=config.expectile,
@@ -198,9 +191,10 @@ class ExpertIQL(ActorCriticLearner, IQL):
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of policy, critics, their targets and V, under the artefact's names."""
-        modules = self.modules
-        policy = {f"policy.{name}": tensor for name, tensor in modules.policy.state_dict().items()}
-        return stacked_weights(policy, modules.q_funcs, modules.targ_q_funcs, modules.value_func)
+        modules: Any = self.torch_modules()
+        policy = {f"policy.{k}": tensor for k, tensor in modules["policy"].state_dict().items()}
+        critics = (modules[name] for name in ("q_funcs", "targ_q_funcs", "value_func"))
+        return stacked_weights(policy, *critics)
 
 
 def make_iql(
@@ -208,6 +202,7 @@ def make_iql(
     inputs: ObservationLayout | Spaces,
     gate_scale: float = 5.0,
     device: str = "cpu",
+    ddp: bool = False,
 ) -> ExpertIQL:
     """An `ExpertIQL` with its networks built."""
     sizes = sizes_of(settings)
@@ -225,7 +220,7 @@ def make_iql(
         max_weight=settings.max_weight,
     )
     algo = ExpertIQL(
-        config, inputs, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device
+        config, inputs, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device, ddp
     )
     algo.create_impl((inputs.size,), inputs.action_size)
     return algo

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 import torch
+from d3rlpy.torch_utility import unwrap_ddp_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -80,7 +81,7 @@ class ActorCriticLearner:
 
     @property
     def experts(self) -> nn.Module:
-        network: nn.Module = self.modules.policy.experts
+        network: nn.Module = unwrap_ddp_model(self.modules.policy).experts
         return network
 
     def update_on(self, batch: TransitionBatch) -> dict[str, float]:
@@ -93,7 +94,7 @@ class ActorCriticLearner:
     @torch.no_grad()
     def losses_on(self, batch: TransitionBatch) -> dict[str, float]:
         """d3rlpy's losses of one update, without it."""
-        impl, mini = self._impl, mini_batch(batch, self._device)
+        impl, mini = self._impl, mini_batch(batch, self._device, self.experts)
         self.modules.set_eval()
         critic = impl.compute_critic_loss(mini, impl.compute_target(mini))
         actor = impl.compute_actor_loss(mini, self.modules.policy(mini.observations))
@@ -102,7 +103,8 @@ class ActorCriticLearner:
         return {ours: float(found[theirs]) for theirs, ours in self.losses.items()}
 
     def torch_modules(self) -> dict[str, nn.Module]:
-        return dict(self.modules.get_torch_modules())
+        modules = self.modules.get_torch_modules()
+        return {name: unwrap_ddp_model(module) for name, module in modules.items()}
 
     def optimizers(self) -> dict[str, Optimizer]:
         modules = self.modules

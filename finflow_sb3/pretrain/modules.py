@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from d3rlpy.models.builders import create_continuous_q_function
 from d3rlpy.models.encoders import EncoderFactory
+from d3rlpy.models.q_functions import QRQFunctionFactory
 from d3rlpy.models.torch.encoders import Encoder, EncoderWithAction
 from d3rlpy.models.torch.policies import Policy
 from d3rlpy.optimizers import AdamFactory
@@ -26,10 +28,12 @@ from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.offline.transitions import TransitionBatch
 
 __all__ = [
+    "Critics",
     "ExpertAction",
     "ExpertPolicy",
     "FusedAdamFactory",
     "LayoutEncoderFactory",
+    "make_critics",
     "make_policy",
     "mini_batch",
 ]
@@ -125,6 +129,44 @@ class FusedAdamFactory(AdamFactory):
     @staticmethod
     def get_type() -> str:
         return "finflow_fused_adam"
+
+
+class Critics(NamedTuple):
+    """The critics and their targets, each with d3rlpy's forwarder of the ensemble."""
+
+    q_funcs: Any
+    forwarder: Any
+    targets: Any
+    target_forwarder: Any
+
+
+def make_critics(
+    encoders: LayoutEncoderFactory,
+    observation_shape: Any,
+    action_size: int,
+    sizes: NetworkSizes,
+    device: str,
+    ddp: bool,
+) -> Critics:
+    """d3rlpy's quantile functions over our encoders.
+
+    Parameters
+    ----------
+    ddp : share gradients with the other processes
+    """
+    pairs = [
+        create_continuous_q_function(
+            observation_shape,
+            action_size,
+            encoders,
+            QRQFunctionFactory(n_quantiles=sizes.n_quantiles),
+            device=device,
+            enable_ddp=ddp,
+            n_ensembles=sizes.n_critics,
+        )
+        for _ in range(2)
+    ]
+    return Critics(*pairs[0], *pairs[1])
 
 
 def mini_batch(batch: TransitionBatch, device: str, experts: Any = None) -> TorchMiniBatch:

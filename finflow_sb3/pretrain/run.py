@@ -21,6 +21,7 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.offline.transitions import Transitions
+from finflow_sb3.parallel import Workers, own_rows, world_size
 from finflow_sb3.pretrain.artefact import Artefact
 from finflow_sb3.pretrain.choosing import best_by_value, rank_kept, write_ranking
 from finflow_sb3.pretrain.course import Course, Epoch, Tensors, capture, restore
@@ -108,11 +109,15 @@ def make_learner(
     gate_scale: float = 5.0,
     device: str = "cpu",
 ) -> Learner:
-    """The algorithm that these settings are of, with fresh networks."""
+    """The algorithm that these settings are of, with fresh networks.
+
+    Under `torchrun` its processes share their gradients.
+    """
+    ddp = world_size() > 1
     if isinstance(settings, IQLSettings):
-        return make_iql(settings, inputs, gate_scale, device)
+        return make_iql(settings, inputs, gate_scale, device, ddp)
     if isinstance(settings, TD3BCSettings) and isinstance(inputs, ObservationLayout):
-        return make_td3bc(settings, inputs, gate_scale, device)
+        return make_td3bc(settings, inputs, gate_scale, device, ddp)
     raise TypeError(f"{type(settings).__name__}: no algorithm has settings of this kind")
 
 
@@ -245,7 +250,9 @@ def run_epochs(
     total = settings.epochs * settings.steps_per_epoch
     stopped = False
     while course.step < total and not stopped:
-        index = torch.randint(len(dataset), (settings.batch_size,), generator=generator)
+        # Each draws for all: W processes learn as one does from batches W times as large.
+        drawn = (world_size() * settings.batch_size,)
+        index = own_rows(torch.randint(len(dataset), drawn, generator=generator))
         course.add(learner.update_on(dataset.gather(index)))
         if on_step is not None:
             on_step(course.step)
@@ -279,12 +286,16 @@ def run_epochs(
 
 def _end_epoch(learner: Learner, course: Course, judge: Judge, score: Score, room: int) -> Epoch:
     """Validate, and keep the weights if they are among the `room` best so far."""
-    losses = course.means()
+    losses = {name: _over_processes(loss) for name, loss in course.means().items()}
     figures, gates = judge(learner.experts)
     epoch = Epoch(len(course.epochs) + 1, losses, figures, gates)
     course.epochs.append(epoch)
     course.keep(epoch, learner.weights, room, score)
     return epoch
+
+
+def _over_processes(loss: float) -> float:
+    return float(Workers().mean(torch.tensor(loss, dtype=torch.float64)))
 
 
 def _sharpe(epoch: Epoch) -> float:

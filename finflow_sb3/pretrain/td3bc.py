@@ -8,15 +8,12 @@ towards the zero action join the actor loss.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, ClassVar
 
 from d3rlpy.algos import TD3PlusBC, TD3PlusBCConfig
 from d3rlpy.algos.qlearning.torch.ddpg_impl import DDPGModules
 from d3rlpy.algos.qlearning.torch.td3_plus_bc_impl import TD3PlusBCActorLoss, TD3PlusBCImpl
-from d3rlpy.models.builders import create_continuous_q_function
-from d3rlpy.models.q_functions import QRQFunctionFactory
-from d3rlpy.torch_utility import TorchMiniBatch
+from d3rlpy.torch_utility import TorchMiniBatch, unwrap_ddp_model, wrap_model_by_ddp
 from torch import Tensor
 
 from finflow_sb3.config import TD3BCSettings
@@ -25,9 +22,15 @@ from finflow_sb3.nets.experts import make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.mean_rows import mean_state
 from finflow_sb3.network_sizes import NetworkSizes
+from finflow_sb3.parallel import Workers
 from finflow_sb3.pretrain.artefact import stacked_weights
 from finflow_sb3.pretrain.learner import ActorCriticLearner, sizes_of
-from finflow_sb3.pretrain.modules import ExpertPolicy, FusedAdamFactory, LayoutEncoderFactory
+from finflow_sb3.pretrain.modules import (
+    ExpertPolicy,
+    FusedAdamFactory,
+    LayoutEncoderFactory,
+    make_critics,
+)
 
 __all__ = ["ExpertTD3BC", "make_td3bc"]
 
@@ -38,27 +41,19 @@ class ExpertTD3BCImpl(TD3PlusBCImpl):
     balance_coef: float = 0.0
     prior_coef: float = 0.0
 
-    def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
-        """Observations are taken apart once for all networks."""
-        view = self._modules.policy.experts.tokens.view
-        seen = dataclasses.replace(
-            batch,
-            observations=view(batch.observations),
-            next_observations=view(batch.next_observations),
-        )
-        losses: dict[str, float] = super().inner_update(seen, grad_step)
-        return losses
-
     def compute_actor_loss(self, batch: TorchMiniBatch, action: Any) -> TD3PlusBCActorLoss:
         """−λ·E[Q(s, π(s))] + E[(π(s) − a)²], λ = α/E|Q(s, π(s))| (eq. 3 and 5), with the gate's
         load balancing and the pull towards the zero action.
 
         Q is the first critic's, as in the paper: the others are not computed.
         """
-        q = self._modules.q_funcs[0](batch.observations, action.squashed_mu).q_value
-        weight = self._alpha / q.abs().mean().detach()
+        # Not as it shares gradients: it gets none here.
+        critic = unwrap_ddp_model(self._modules.q_funcs[0])
+        q = critic(batch.observations, action.squashed_mu).q_value
+        workers = Workers()
+        weight = self._alpha / workers.mean(q.abs().mean()).detach()
         cloning = (action.squashed_mu - batch.actions).square().mean()
-        balance = balance_loss(action.gates.mean(dim=0))
+        balance = balance_loss(workers.mean(action.gates.mean(dim=0)))
         loss = cloning - weight * q.mean() + self.balance_coef * balance
         return TD3PlusBCActorLoss(loss + self.prior_coef * prior_loss(action.mu), cloning)
 
@@ -79,6 +74,7 @@ class ExpertTD3BC(ActorCriticLearner, TD3PlusBC):
     layout, sizes : what the networks are built for
     balance_coef : weight of the gate's load balancing
     prior_coef : pull of the policy towards the zero action
+    ddp : share gradients with the other processes
     """
 
     algo = "td3bc"
@@ -97,8 +93,9 @@ class ExpertTD3BC(ActorCriticLearner, TD3PlusBC):
         prior_coef: float = 0.0,
         gate_scale: float = 5.0,
         device: str = "cpu",
+        ddp: bool = False,
     ):
-        super().__init__(config, device, False)
+        super().__init__(config, device, ddp)
         self.layout, self.sizes = layout, sizes
         self.balance_coef, self.prior_coef = balance_coef, prior_coef
         self.gate_scale = gate_scale
@@ -107,38 +104,27 @@ class ExpertTD3BC(ActorCriticLearner, TD3PlusBC):
         config, sizes = self._config, self.sizes
         policy, target_policy = (self._make_policy(action_size) for _ in range(2))
         encoders = LayoutEncoderFactory(self.layout, action_size, sizes)
-        quantiles = QRQFunctionFactory(n_quantiles=sizes.n_quantiles)
-        (q_funcs, q_forwarder), (targets, target_forwarder) = (
-            create_continuous_q_function(
-                observation_shape,
-                action_size,
-                encoders,
-                quantiles,
-                device=self._device,
-                enable_ddp=False,
-                n_ensembles=sizes.n_critics,
-            )
-            for _ in range(2)
-        )
+        ddp = self._enable_ddp
+        critics = make_critics(encoders, observation_shape, action_size, sizes, self._device, ddp)
         actor_optim = config.actor_optim_factory.create(
             policy.named_modules(), lr=config.actor_learning_rate, compiled=False
         )
         critic_optim = config.critic_optim_factory.create(
-            q_funcs.named_modules(), lr=config.critic_learning_rate, compiled=False
+            critics.q_funcs.named_modules(), lr=config.critic_learning_rate, compiled=False
         )
         self._impl = ExpertTD3BCImpl(
             observation_shape=observation_shape,
             action_size=action_size,
             modules=DDPGModules(
-                policy=policy,
+                policy=wrap_model_by_ddp(policy) if ddp else policy,
                 targ_policy=target_policy,
-                q_funcs=q_funcs,
-                targ_q_funcs=targets,
+                q_funcs=critics.q_funcs,
+                targ_q_funcs=critics.targets,
                 actor_optim=actor_optim,
                 critic_optim=critic_optim,
             ),
-            q_func_forwarder=q_forwarder,
-            targ_q_func_forwarder=target_forwarder,
+            q_func_forwarder=critics.forwarder,
+            targ_q_func_forwarder=critics.target_forwarder,
             gamma=config.gamma,
             tau=config.tau,
             target_smoothing_sigma=config.target_smoothing_sigma,
@@ -163,11 +149,10 @@ class ExpertTD3BC(ActorCriticLearner, TD3PlusBC):
 
         Neither σ nor V is among them: nothing was learned of either.
         """
-        modules = self.modules
-        mean = {
-            f"policy_mean.experts.{k}": v for k, v in mean_state(modules.policy.experts).items()
-        }
-        return stacked_weights(mean, modules.q_funcs, modules.targ_q_funcs)
+        modules: Any = self.torch_modules()
+        state = mean_state(modules["policy"].experts)
+        mean = {f"policy_mean.experts.{name}": tensor for name, tensor in state.items()}
+        return stacked_weights(mean, modules["q_funcs"], modules["targ_q_funcs"])
 
 
 def make_td3bc(
@@ -175,6 +160,7 @@ def make_td3bc(
     layout: ObservationLayout,
     gate_scale: float = 5.0,
     device: str = "cpu",
+    ddp: bool = False,
 ) -> ExpertTD3BC:
     """An `ExpertTD3BC` with its networks built."""
     sizes = sizes_of(settings)
@@ -193,7 +179,7 @@ def make_td3bc(
         update_actor_interval=settings.update_actor_interval,
     )
     algo = ExpertTD3BC(
-        config, layout, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device
+        config, layout, sizes, settings.balance_coef, settings.prior_coef, gate_scale, device, ddp
     )
     algo.create_impl((layout.size,), layout.action_size)
     return algo

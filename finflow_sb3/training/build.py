@@ -11,12 +11,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from finflow_sb3.config import CQSACSettings, EnvSettings, RunSettings
 from finflow_sb3.cqsac.cqsac import CQSAC
-from finflow_sb3.cqsac.parallel import rank
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.cqsac.seeding import policy_kwargs_for
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.parallel import rank
 from finflow_sb3.pretrain.artefact import Artefact
 from finflow_sb3.zoo_values import activation_name
 

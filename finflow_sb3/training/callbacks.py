@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import EnvSettings, RunSettings, Settings
-from finflow_sb3.cqsac.parallel import any_of
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.quick import validate
+from finflow_sb3.parallel import any_of
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, fitting
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.runs.provenance import provenance, same_validation

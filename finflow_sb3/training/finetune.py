@@ -14,13 +14,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.config import Settings
 from finflow_sb3.cqsac.cqsac import CQSAC
-from finflow_sb3.cqsac.parallel import from_first
 from finflow_sb3.cqsac.seeding import SeedReport, seed, seeded_entropy
 from finflow_sb3.cqsac.threads import threads_for
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.parallel import from_first
 from finflow_sb3.pretrain.artefact import Artefact, write_sealed
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder

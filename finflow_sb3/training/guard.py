@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from finflow_sb3.checks import ACTIONS, CHECKS, Action
 from finflow_sb3.config import MonitorSettings
 from finflow_sb3.cqsac.cqsac import CQSAC
-from finflow_sb3.cqsac.parallel import any_of, highest
 from finflow_sb3.errors import CheckpointError
+from finflow_sb3.parallel import any_of, highest
 from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
 from finflow_sb3.runs.metrics_log import MetricsLog
 from finflow_sb3.training.monitor import PATIENCE, Event, Monitor, due_action

@@ -19,10 +19,10 @@ from stable_baselines3.common.callbacks import (
 )
 
 from finflow_sb3.config import Settings
-from finflow_sb3.cqsac.parallel import world_size
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.parallel import world_size
 
 __all__ = ["KnownCallbacks", "known_callbacks"]
 

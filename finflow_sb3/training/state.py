@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finflow_sb3.cqsac.cqsac import CQSAC
-from finflow_sb3.cqsac.parallel import JointNoise
 from finflow_sb3.cqsac.replay import PortfolioReplayBuffer
 from finflow_sb3.envs.vec import PortfolioVecEnv
 from finflow_sb3.errors import CheckpointError
+from finflow_sb3.parallel import JointNoise
 from finflow_sb3.runs.checkpoints import Checkpoint, fitting
 from finflow_sb3.runs.random_state import (
     global_random_state,

@@ -19,9 +19,9 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 
 from finflow_sb3.config import Settings
-from finflow_sb3.cqsac.parallel import rank
 from finflow_sb3.errors import ConfigError, MissingExtraError
 from finflow_sb3.files import write_whole
+from finflow_sb3.parallel import rank
 from finflow_sb3.runs.folder import RunFolder
 
 __all__ = ["Tracker", "tracking"]

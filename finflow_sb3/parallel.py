@@ -29,6 +29,8 @@ __all__ = [
     "connect",
     "first_goes_first",
     "from_first",
+    "highest",
+    "own_rows",
     "rank",
     "require_alone",
     "world_size",
@@ -66,7 +68,9 @@ def require_alone(what: str) -> None:
         Under `torchrun` with more than one process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"{what} works in one process; give torchrun finflow finetune alone")
+        raise ConfigError(
+            f"{what} works in one process; give torchrun finflow pretrain or finetune alone"
+        )
 
 
 @contextmanager
@@ -110,6 +114,12 @@ def highest(number: int) -> int:
     return int(largest)
 
 
+def own_rows(joint: Tensor) -> Tensor:
+    """Rows of this process, of what was drawn for the batch of all."""
+    size = joint.shape[0] // world_size()
+    return joint[rank() * size : (rank() + 1) * size]
+
+
 class JointNoise(Noise):
     """Draws for the batch of all processes, and gives this one's rows.
 
@@ -121,17 +131,13 @@ class JointNoise(Noise):
     def __init__(self, seed: int, device: th.device):
         self.generator = th.Generator(device).manual_seed(seed)
 
-    def _mine(self, joint: Tensor) -> Tensor:
-        size = joint.shape[0] // world_size()
-        return joint[rank() * size : (rank() + 1) * size]
-
     def normal(self, *shape: int, device: th.device) -> Tensor:
         rows = shape[0] * world_size()
-        return self._mine(th.randn(rows, *shape[1:], device=device, generator=self.generator))
+        return own_rows(th.randn(rows, *shape[1:], device=device, generator=self.generator))
 
     def uniform(self, *shape: int, device: th.device) -> Tensor:
         rows = shape[0] * world_size()
-        return self._mine(th.rand(rows, *shape[1:], device=device, generator=self.generator))
+        return own_rows(th.rand(rows, *shape[1:], device=device, generator=self.generator))
 
 
 class Workers:

@@ -104,10 +104,14 @@ def test_stages_that_work_alone_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
         require_alone("collect")
 
 
-def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`finflow finetune` in two processes, from another folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node=2", "-m", "finflow_sb3.cli.app", "finetune", *arguments]
+def launch(
+    folder: Path, *arguments: str, verb: str = "finetune", processes: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """`finflow finetune`, or another verb, in two processes, from another folder."""
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command += ["finflow_sb3.cli.app", verb, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command,
@@ -125,13 +129,56 @@ def policies(run: Path, step: int) -> list[dict[str, torch.Tensor]]:
     return [load_file(path / name) for path in (run, run / "workers" / "1")]
 
 
-@pytest.mark.slow
-def test_a_run_of_two_processes_stops_and_goes_on(tmp_path: Path) -> None:
+def write_market(folder: Path) -> None:
     rng = np.random.default_rng(0)
     closes = 100 * np.exp(np.cumsum(rng.normal(3e-4, 0.01, size=(700, 5)), axis=0))
     dates = pd.bdate_range("2020-01-01", periods=700)
     table = pd.DataFrame(closes, index=dates.rename("date"), columns=list("ABCDE"))
-    table.to_csv(tmp_path / "prices.csv")
+    table.to_csv(folder / "prices.csv")
+
+
+def done(result: subprocess.CompletedProcess[str]) -> str:
+    """What a run that ended well has printed."""
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("algo", ["iql", pytest.param("td3bc", marks=pytest.mark.slow)])
+def test_pretraining_in_two_processes_is_that_in_one_on_batches_twice_as_large(
+    algo: str, tmp_path: Path
+) -> None:
+    """Stopped after its first epoch and gone on with; both processes keep the same."""
+    write_market(tmp_path)
+    settings = ["prices:prices.csv", "collect.episodes:16", "episode_length:64"]
+    settings += [f"{algo}.steps_per_epoch:4", "tensorboard:false"]
+    if algo == "td3bc":
+        settings.append("td3bc.target_smoothing_sigma:0")  # drawn by each for its own batch
+    params = [word for setting in settings for word in ("-p", setting)]
+    first = [*params, "--algo", algo, "--epochs", "1", "--batch-size", "16", "--log-dir", "two"]
+    printed = done(launch(tmp_path, *first, verb="pretrain"))
+    assert printed.count("Pretrained") == 1, "the first process alone prints"
+    run = tmp_path / f"two/{algo}/finflow-US20-v0_1"
+    done(launch(tmp_path, "--resume", str(run), "--epochs", "2", verb="pretrain"))
+    alone = [*params, "--algo", algo, "--epochs", "2", "--batch-size", "32", "--log-dir", "one"]
+    done(launch(tmp_path, *alone, verb="pretrain", processes=1))
+    expected = tmp_path / f"one/{algo}/finflow-US20-v0_1"
+    for name in ("policy", "q_funcs", "targ_q_funcs"):
+        path = f"checkpoints/step_000000000008/{name}.safetensors"
+        mine, theirs, whole = (load_file(f / path) for f in (run, run / "workers/1", expected))
+        for key, value in whole.items():
+            torch.testing.assert_close(mine[key], value, rtol=0, atol=1e-6, msg=key)
+            assert torch.equal(mine[key], theirs[key]), key
+    lines = [
+        json.loads((f / "metrics.jsonl").read_text().splitlines()[-1]) for f in (run, expected)
+    ]
+    assert lines[0]["q_loss"] == pytest.approx(lines[1]["q_loss"], rel=1e-5)
+    refused = launch(tmp_path, "--resume", str(run), verb="pretrain", processes=1)
+    assert refused.returncode == 1 and "by 2 processes" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_stops_and_goes_on(tmp_path: Path) -> None:
+    write_market(tmp_path)
     settings = ["prices:prices.csv", "batch_size:32", "offline_fraction:0", "target_entropy:auto"]
     # Nothing may depend on how long the run is to be.
     settings += ["cql_alpha_final:null", "checkpoint_interval:1", "episode_length:64"]

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,7 +180,7 @@ def collect_into(
         settings.run.seed,
         parts,
         parts.folder / "dataset.h5" if export else path,
-        on_progress=lambda done, total: watch.progress("episodes", done, total),
+        on_progress=watch.progress,
         own=own,
     )
     if export:
@@ -207,7 +208,7 @@ def _cached(
         settings.env_kwargs,
         settings.collect,
         settings.run.seed,
-        on_progress=lambda done, total: watch.progress("episodes", done, total),
+        on_progress=watch.progress,
         own=own,
     )
 
@@ -290,7 +291,7 @@ def transitions_for(
     """The named dataset, or the one of these settings."""
     if dataset is None:
         return _cached(settings, market, watch, own)
-    data = read_dataset(Path(dataset))
+    data = read_dataset(Path(dataset), partial(watch.progress, "checking data"))
     require_fit(data, market, settings.env_kwargs, str(dataset))
     return data, Path(dataset)
 

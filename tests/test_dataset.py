@@ -185,6 +185,7 @@ def test_chunks_make_no_difference(
     """Read some rows at a time; the boundary of a chunk is none of an episode."""
     write_dataset(ruined, tmp_path / "data.h5")
     monkeypatch.setattr(dataset_file, "CHUNK_BYTES", each)
+    monkeypatch.setattr(dataset_file, "QUICK_BYTES", 0)
     seen: list[tuple[int, int]] = []
     again = read_dataset(tmp_path / "data.h5", lambda done, total: seen.append((done, total)))
     np.testing.assert_array_equal(again.episode, ruined.episode)
@@ -406,7 +407,13 @@ def test_cached_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     small = CollectSettings(episodes=8, n_envs=8)
 
     def cached(seed: int = 0) -> tuple[OfflineDataset, Path]:
-        return cached_dataset(market, ENV, small, seed, lambda done, _: seen.append(done))
+        return cached_dataset(
+            market,
+            ENV,
+            small,
+            seed,
+            lambda stage, done, _: seen.append(done) if stage == "episodes" else None,
+        )
 
     first, path = cached()
     second, same = cached()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ VERSION = 5
 # Waves are kept on disk whenever they have come to so many: what a killed process loses.
 PART_TRANSITIONS = 1 << 17
 Progress = Callable[[int, int], None]
+StageProgress = Callable[[str, int, int], None]
+"""As `Watch.progress`: called with a stage, units of it that are done, and all."""
 
 
 class CollectionStopped(KeyboardInterrupt):
@@ -75,7 +78,7 @@ def cached_dataset(
     env: EnvSettings,
     collect: CollectSettings,
     seed: int,
-    on_progress: Progress | None = None,
+    on_progress: StageProgress | None = None,
     own: Own = NOTHING,
 ) -> tuple[OfflineDataset, Path]:
     """The dataset of these settings, from the cache or collected now.
@@ -94,7 +97,7 @@ def cached_dataset(
     path = cache_folder() / "datasets" / f"{dataset_key(market, env, collect, seed, own)}.h5"
     if path.exists():
         try:
-            return read_dataset(path), path
+            return read_dataset(path, _of_stage(on_progress, "checking data")), path
         except ArtefactError:
             path.unlink()  # an unreadable cache entry is as good as none
     parts = Parts(path)
@@ -114,7 +117,7 @@ def collect_file(
     seed: int,
     parts: Parts,
     path: Path,
-    on_progress: Progress | None = None,
+    on_progress: StageProgress | None = None,
     own: Own = NOTHING,
 ) -> OfflineDataset:
     """`collect_dataset` into a file, which is then mapped.
@@ -135,15 +138,24 @@ def collect_file(
     StorageError
         If the disk is full.
     """
-    _collect_parts(market, env, collect, seed, parts, on_progress, own)
+    episodes = _of_stage(on_progress, "episodes")
+    _collect_parts(market, env, collect, seed, parts, episodes, own)
     behaviour = own.behaviour_of_episodes(collect, env)
     head = _head(market, env, collect, seed, own)
     sizes = Sizes(len(market.rows), parts.transitions(), len(behaviour), len(head.behaviours))
     with new_dataset(path, head, sizes) as add:
         add({"market_rows": market.rows, "behaviour": behaviour})
+        written, writing = 0, _of_stage(on_progress, "writing data")
         for piece in pieces(parts.waves()):
             add(piece)
-    return read_dataset(path)
+            written += len(piece["row"])
+            if writing is not None:
+                writing(written, sizes.transitions)
+    return read_dataset(path, _of_stage(on_progress, "checking data"))
+
+
+def _of_stage(on_progress: StageProgress | None, stage: str) -> Progress | None:
+    return None if on_progress is None else partial(on_progress, stage)
 
 
 def collect_dataset(

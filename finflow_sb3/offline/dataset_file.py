@@ -26,6 +26,8 @@ __all__ = ["new_dataset", "read_dataset", "write_dataset"]
 
 FORMAT = "finflow-dataset-2"
 CHUNK_BYTES = 1 << 22
+# Checked before anyone would see a bar.
+QUICK_BYTES = 1 << 28
 Progress = Callable[[int, int], None]
 
 
@@ -138,7 +140,7 @@ def read_dataset(path: Path, on_progress: Progress | None = None) -> OfflineData
 
     Parameters
     ----------
-    on_progress : called with (bytes checked, bytes)
+    on_progress : called with (bytes checked, bytes), unless the file is small
 
     Raises
     ------
@@ -209,7 +211,7 @@ def _verify(
                 raise _refused(path, wrong)
             digest.update(chunk.data)
             done += chunk.nbytes
-            if on_progress is not None:
+            if on_progress is not None and total > QUICK_BYTES:
                 on_progress(done, total)
         digests[name] = digest.hexdigest()
     wrong = checks.end()

@@ -62,19 +62,23 @@ def _size(size: float) -> str:
     return f"{size:.3g} {SIZES[power]}"
 
 
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 1_000_000 else f"{number / 1e6:.2f} M"
+
+
 def _returns(found: Description) -> Table:
-    names = ("episodes", "transitions", "a step", "an\nepisode", "a\nyear", "5 %", "median", "95 %")
+    names = ("episodes", "steps", "a step", "a\nyear", "5 %", "median", "95 %")
     table = _table("rule", *names)
     for b in found.behaviours:
         year = b.annual_reward
-        figures = (b.episode_return.mean, year.mean, year.q05, year.median, year.q95)
-        cells = [f"{b.episodes:,}", f"{b.transitions:,}", f"{b.reward:.4f}"]
+        figures = (year.mean, year.q05, year.median, year.q95)
+        cells = [f"{b.episodes:,}", _count(b.transitions), f"{b.reward:.4f}"]
         table.add_row(_words(b.name), *cells, *(f"{figure:.2f}" for figure in figures))
     return table
 
 
 def _trades(found: Description) -> Table:
-    names = ("turnover\na day", "5 %", "95 %", "rule to\naction", "median", "95 %")
+    names = ("turnover\na day", "95 %", "rule to\naction", "median", "95 %")
     table = _table("rule", *names, "action to\nexecuted", "rule to\nexecuted")
     for b in found.behaviours:
         distance = b.distance
@@ -86,14 +90,14 @@ def _trades(found: Description) -> Table:
 def _turnover(behaviour: Behaviour) -> tuple[str, ...]:
     found = behaviour.turnover
     if found is None:
-        return ("–",) * 3
-    return tuple(f"{x:.2%}" for x in (found.mean, found.q05, found.q95))
+        return ("–",) * 2
+    return tuple(f"{x:.2%}" for x in (found.mean, found.q95))
 
 
 def _gaps(behaviour: Behaviour) -> tuple[str, str]:
     gap = "–" if behaviour.gap is None else f"{behaviour.gap.mean:.3f}"
     bounds = behaviour.rule_gap
-    return gap, "–" if bounds is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
+    return gap, "–" if bounds is None else f"{bounds[0]:.2f}–{bounds[1]:.2f}"
 
 
 def _trade_notes(found: Description) -> list[str]:
@@ -142,7 +146,7 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(first, no_wrap=True)
     for heading in others:
-        table.add_column(heading, justify="right", vertical="bottom")
+        table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from finflow_sb3.collecting import collect_into, offline_data, transitions_for
 from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.envs.observations import ObservedMarket
@@ -33,14 +34,11 @@ from finflow_sb3.parallel import (
     world_size,
 )
 from finflow_sb3.pipeline import (
-    collect_into,
     finetune,
     going_on,
     is_pretraining,
-    offline_data,
     run_finetuning,
     run_pretraining,
-    transitions_for,
 )
 from finflow_sb3.plain_pretraining import (
     OF_MARKETS,

@@ -47,7 +47,7 @@ LAYERS = (
     ("results",),
     ("opening", "pretraining_record", "run_notes"),
     ("plain_pretraining",),
-    ("evaluate_run", "plot_runs"),
+    ("collecting", "evaluate_run", "plot_runs"),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
     ("exchange", "profiling", "resuming"),
     ("cli",),

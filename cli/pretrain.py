@@ -85,11 +85,14 @@ def command(
     own: dict[OfflineAlgorithm, dict[str, float | None]] = {
         "iql": {
             "expectile": expectile,
-            "weight_temp": _inverse_temperature(weight_temp, iql_temperature),
+            "weight_temp": weight_temp,
+            "iql_temperature": iql_temperature,
         },
         "td3bc": {"alpha": alpha},
     }
     _refuse_of_others(chosen, own)
+    temperature = own["iql"].pop("iql_temperature")
+    own["iql"]["weight_temp"] = _inverse_temperature(weight_temp, temperature)
     changes = {
         "epochs": epochs,
         "steps_per_epoch": steps_per_epoch,

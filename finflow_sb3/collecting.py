@@ -10,7 +10,7 @@ from finflow_sb3.config import Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.offline.collect import cached_dataset, collect_file, require_fit
+from finflow_sb3.offline.collect import cached_dataset, collect_file, market_key, require_fit
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.offline.npz_files import write_npz
@@ -59,7 +59,7 @@ def collect(
     if path is None:
         dataset, path = _cached(settings, market, watch, own)
         return _collected(dataset, path, settings)
-    Parts(path).start(plain_yaml(settings).encode(), own.as_dict())
+    Parts(path).start(plain_yaml(settings).encode(), own.as_dict(), market_key(market))
     return collect_into(settings, market, path, watch, own)
 
 

@@ -40,6 +40,7 @@ from finflow_sb3.plain_pretraining import (
     run_plain_pretraining,
 )
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
+from finflow_sb3.pretrain.plain import hold_out
 from finflow_sb3.pretrain.run import run_offline, start_offline
 from finflow_sb3.pretraining_record import pretraining_record
 from finflow_sb3.results import Collected, Evaluated, Finetuned, Pretrained, Trained, Watch
@@ -52,6 +53,7 @@ from finflow_sb3.run_notes import (
     note_plan,
     noted_algo,
     noted_behaviours,
+    run_of,
 )
 from finflow_sb3.runs.checkpoints import Checkpoint
 from finflow_sb3.runs.folder import RunFolder
@@ -107,7 +109,7 @@ def new_run(
         yield folder
     except BaseException:
         if not (present(folder.best).is_dir() or folder.checkpoints.is_dir()):
-            shutil.rmtree(folder.path)
+            shutil.rmtree(folder.path, ignore_errors=True)  # of several processes each its own
         raise
 
 
@@ -183,6 +185,7 @@ def _pretrain_plain(
     settings = plain_settings(settings, source)
     connect(torch.device(pick_device(settings.run.device)))
     dataset = open_plain(source, action_range, watch)
+    hold_out(dataset, settings.run.seed)  # refuses a dataset that is too small
     with new_run(settings, "iql", watch, plain_name(source)) as folder:
         note_plan(folder, "offline", "iql")
         note_plain(folder, source, dataset)
@@ -243,7 +246,7 @@ def finetune(
     with new_run(settings, "cqsac", watch) as folder:
         if artefact is not None:
             write_artefact(artefact, folder.path / "seed")
-            copy_ranking(Path(str(pretrained)), folder)
+            copy_ranking(run_of(Path(str(pretrained))), folder)
         note_dataset(folder, dataset)
         note_behaviours(folder, own)
         note_market(folder, market)
@@ -290,7 +293,7 @@ def open_start(
 
 def _tell_of_other_data(pretrained: Path, settings: Settings, watch: Watch) -> None:
     """Say so where the run that seeds this one learned from rules that are not given now."""
-    flags = flags_of(noted_behaviours(pretrained))
+    flags = flags_of(noted_behaviours(run_of(pretrained)))
     if flags and settings.cqsac.offline_fraction > 0.0:
         watch.remark(
             f"{pretrained}: learned from rules of your own too, and the data that is mixed in now "

@@ -36,6 +36,7 @@ __all__ = [
 NOTE = "spaces.json"
 """The dataset of a run without a market, its spaces and a hash of it."""
 OF_MARKETS = ("market", "env_kwargs", "collect")
+OF_GATES = ("balance_coef", "prior_coef")
 OF_EXPERTS = ("expert_hidden", "gate_hidden", "token_hidden", "mixture")
 
 
@@ -62,7 +63,11 @@ def plain_settings(settings: Settings, source: str) -> Settings:
                 f"{source}: is learned by perceptrons, and policy_kwargs has {name}; leave it out "
                 "(critic_hidden has the widths of all networks)"
             )
-    return settings.replace(iql={"balance_coef": 0.0, "prior_coef": 0.0})
+    for name in OF_GATES:
+        value = getattr(settings.iql, name)
+        if value not in (0.0, getattr(usual.iql, name)):
+            raise ConfigError(f"{source}: has no market, and iql.{name} is {value:g}; leave it out")
+    return settings.replace(iql=dict.fromkeys(OF_GATES, 0.0))
 
 
 def open_plain(source: str, action_range: ActionRange | None, watch: Watch) -> PlainDataset:

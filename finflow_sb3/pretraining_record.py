@@ -70,7 +70,7 @@ class PretrainingRecord:
         if judged < wanted:
             self.watch.remark(
                 f"Judged {judged} of {wanted} epochs: weights of the others were not kept, as "
-                "fqe_epochs was raised after they had ended."
+                "fqe_epochs was raised, or validation began anew, after they had ended."
             )
 
 

@@ -19,6 +19,7 @@ from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import load_prices
+from finflow_sb3.offline.collect import market_key
 from finflow_sb3.offline.own import Own, noted, require_same
 from finflow_sb3.offline.own_rules import GivenRule, own_rules
 from finflow_sb3.offline.parts import Parts
@@ -44,6 +45,7 @@ from finflow_sb3.plain_pretraining import (
     OF_MARKETS,
     is_without_market,
     noted_plain,
+    plain_settings,
     run_plain_pretraining,
 )
 from finflow_sb3.pretrain.artefact import read_artefact
@@ -65,7 +67,11 @@ from finflow_sb3.runs.checkpoints import (
     read_checkpoint,
 )
 from finflow_sb3.runs.folder import RunFolder
-from finflow_sb3.runs.provenance import changed_settings, warn_of_other_versions
+from finflow_sb3.runs.provenance import (
+    changed_settings,
+    same_validation,
+    warn_of_other_versions,
+)
 from finflow_sb3.training.build import pick_device
 
 __all__ = ["continue_training", "resume", "resume_collecting", "resume_pretraining"]
@@ -194,14 +200,27 @@ def resume_pretraining(
         return _resume_plain(folder, named, settings, prices, stop_at, watch)
     open = _reopened(folder, named, settings, prices, partial(_fixed_of_pretraining, algo), watch)
     settings, checkpoint = open.settings, open.checkpoint
+    learned = settings.offline(algo)
+    total = learned.epochs * learned.steps_per_epoch
+    if checkpoint is not None and checkpoint.step >= total:
+        _require_same_validation(checkpoint, settings, folder, total)
     with first_goes_first():
         data, dataset = transitions_for(settings, open.market, noted_dataset(folder), watch, own)
     _start(open, watch)
     step = 0 if checkpoint is None else checkpoint.step
-    learned = settings.offline(algo)
-    total = learned.epochs * learned.steps_per_epoch
     watch.remark(f"Resuming at gradient step {step:,} of {total:,}.")
     return run_pretraining(settings, open.market, data, dataset, folder, watch, checkpoint, stop_at)
+
+
+def _require_same_validation(
+    checkpoint: Checkpoint, settings: Settings, folder: RunFolder, total: int
+) -> None:
+    """Refuse another validation where no epoch is left that could be judged by it."""
+    if not same_validation(checkpoint, settings):
+        raise ConfigError(
+            f"{folder.path}: has done all its {total:,} steps, and validation would begin anew; "
+            "say with --epochs how many epochs it is to do in all"
+        )
 
 
 def _resume_plain(
@@ -215,6 +234,7 @@ def _resume_plain(
     """Go on with a run that has no market."""
     if prices is not None:
         raise ConfigError(f"{folder.path}: learns without a market; leave out --prices")
+    settings = plain_settings(settings, str(folder.path))
     checkpoint = _chosen_checkpoint(folder, named, watch)
     if checkpoint is not None:
         changed = changed_settings(checkpoint, settings)
@@ -258,6 +278,11 @@ def resume_collecting(
     found = [read_record(record) for record in records]
     require_same(note, noted(rules, found, False), str(path))
     settings, market = open_pinned(read_config(parts.plan), None, watch)
+    if parts.market != market_key(market):
+        raise ArtefactError(
+            f"{settings.market.prices}: its prices are not those that {path} was begun on; give "
+            "them back, or leave --resume out to collect anew"
+        )
     own = open_own(market, rules, found, bool(note.get("only_own")), watch)
     return collect_into(settings, market, path, watch, own)
 

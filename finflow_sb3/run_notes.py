@@ -38,6 +38,7 @@ __all__ = [
     "noted_market",
     "noted_plan",
     "noted_ranking",
+    "run_of",
 ]
 
 DATASET = "dataset.txt"
@@ -224,6 +225,11 @@ def noted_ranking(folder: RunFolder) -> Ranking | None:
     """
     path = folder.path / RANKING
     return Ranking.from_dict(read_json(path), str(path)) if path.is_file() else None
+
+
+def run_of(pretrained: Path) -> Path:
+    """The run that notes lie in, of a pretrained policy that was named by its `best/`."""
+    return pretrained.parent if pretrained.name == "best" else pretrained
 
 
 def copy_ranking(pretrained: Path, folder: RunFolder) -> None:

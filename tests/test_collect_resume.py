@@ -158,3 +158,14 @@ def config(settings: Settings, folder: Path) -> Path:
     path = folder / "settings.yml"
     write_config(settings, path)
     return path
+
+
+def test_other_prices_are_refused(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    stopped_at(settings, path, 20)
+    prices = Path(settings.market.prices)
+    lines = prices.read_text().splitlines()
+    lines[300] = lines[300].replace("1", "2")
+    prices.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ArtefactError, match=r"are not those that .*data\.h5 was begun on"):
+        resume_collecting(path)

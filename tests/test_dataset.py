@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -305,6 +309,10 @@ DAMAGES: list[tuple[Callable[[h5py.File], None], str]] = [
     (raw_elsewhere, "reward does not lie in one piece"),
     (virtual, "reward does not lie in one piece"),
     (lambda file: file.__delitem__("reward"), "reward"),
+    (lambda file: (file.__delitem__("reward"), file.create_group("reward")), "cannot be read"),
+    (lambda file: file.attrs.__setitem__("checksum", "no bytes"), "cannot be read"),
+    (lambda file: file.attrs.__setitem__("settings", "[1]"), "settings are no mapping"),
+    (lambda file: file.attrs.__setitem__("behaviours", "[1, 2]"), "behaviours are no names"),
     (rewrite("terminal", lambda a: ~a), "do not match its checksum"),
     (lambda file: file.attrs.__setitem__("settings", "{}"), "do not match its checksum"),
     (lambda file: file.attrs.__delitem__("layout"), "layout"),
@@ -447,3 +455,25 @@ def test_a_full_disk_is_found_before_anything_is_written(
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["data.h5"]
+
+
+def test_two_that_collect_the_same_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second finds what the first has written."""
+    monkeypatch.setenv("FINFLOW_CACHE_DIR", str(tmp_path))
+    market, small = small_market(), CollectSettings(episodes=8, n_envs=2)
+    stages: list[str] = []
+    ready = threading.Barrier(2)
+
+    def one() -> OfflineDataset:
+        ready.wait()
+        return cached_dataset(market, ENV, small, 0, lambda stage, *_: stages.append(stage))[0]
+
+    # In one process a signal can only be listened to by its main thread.
+    monkeypatch.setattr(module, "stop_on_signal", lambda: nullcontext(SimpleNamespace(asked=False)))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (each.result() for each in [pool.submit(one), pool.submit(one)])
+    np.testing.assert_array_equal(first.action, second.action)
+    assert stages.count("episodes") == 4
+    assert not list(tmp_path.rglob("*.part"))

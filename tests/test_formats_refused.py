@@ -375,3 +375,30 @@ def test_spaces_that_are_not_whole(content: Any) -> None:
         Spaces.from_dict(
             {**Spaces((3,), (1,), (0.0,), (1.0,)).as_dict(), **content} if content else {}
         )
+
+
+def test_a_byte_that_was_flipped_inside_an_archive(tmp_path: Path) -> None:
+    np.savez("x.npz", **arrays())
+    content = bytearray(Path("x.npz").read_bytes())
+    with zipfile.ZipFile("x.npz") as archive:
+        places = [item.header_offset + 200 for item in archive.infolist()]
+    content[places[0]] ^= 255
+    Path("x.npz").write_bytes(bytes(content))
+    refused("x.npz", "cannot be read")
+
+
+def test_arrays_that_were_never_written_take_no_memory(tmp_path: Path) -> None:
+    with h5py.File("x.h5", "w") as file:
+        for name in ("observations", "actions", "rewards", "terminals"):
+            file.create_dataset(name, (10**13, 1), "f4", chunks=(1024, 1))
+    refused("x.h5", "was never written")
+
+
+def test_arrays_in_other_files_are_not_read(tmp_path: Path) -> None:
+    with h5py.File("other.h5", "w") as file:
+        file["observations"] = np.zeros((4, 2), "f4")
+    with h5py.File("x.h5", "w") as file:
+        file["observations"] = h5py.ExternalLink("other.h5", "/observations")
+        for name in ("actions", "rewards", "terminals"):
+            file[name] = np.zeros((4, 1), "f4")
+    refused("x.h5", "does not lie in the file")

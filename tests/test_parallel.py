@@ -151,8 +151,6 @@ def test_pretraining_in_two_processes_is_that_in_one_on_batches_twice_as_large(
     write_market(tmp_path)
     settings = ["prices:prices.csv", "collect.episodes:16", "episode_length:64"]
     settings += [f"{algo}.steps_per_epoch:4", "tensorboard:false"]
-    if algo == "td3bc":
-        settings.append("td3bc.target_smoothing_sigma:0")  # drawn by each for its own batch
     params = [word for setting in settings for word in ("-p", setting)]
     first = [*params, "--algo", algo, "--epochs", "1", "--batch-size", "16", "--log-dir", "two"]
     printed = done(launch(tmp_path, *first, verb="pretrain"))

@@ -29,12 +29,14 @@ from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.cqsac.seeding import policy_kwargs_for, seed
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.offline.formats import read_plain
+from finflow_sb3.offline.spaces import Spaces
 from finflow_sb3.pipeline import evaluate, finetune, pretrain, train
 from finflow_sb3.pretrain.artefact import Artefact, read_artefact, write_artefact
 from finflow_sb3.pretrain.iql import ExpertIQL, make_iql
 from finflow_sb3.pretrain.plain import hold_out, load_plain_policy
 from finflow_sb3.results import Watch
 from finflow_sb3.resuming import continue_training, resume_pretraining
+from finflow_sb3.runs.folder import RunFolder
 
 EXACT = {"rtol": 0.0, "atol": 1e-5}
 NETS: dict[str, Any] = {"critic_hidden": [8, 6], "n_critics": 2, "n_quantiles": 5}
@@ -401,3 +403,28 @@ def test_flags_that_need_a_market(data: Path, flags: list[str], message: str) ->
     done = cli("--dataset", str(data / "pendulum-v0"), *flags)
     assert done.exit_code == 1
     assert message in done.output and "Traceback" not in done.output
+
+
+def test_sizes_that_the_weights_do_not_have_take_no_memory(run: Path, tmp_path: Path) -> None:
+    artefact = read_artefact(run / "best")
+    huge = Spaces((10**13,), (1,), (-2.0,), (2.0,))
+    write_artefact(dataclasses.replace(artefact, spaces=huge), tmp_path / "huge")
+    with pytest.raises(ArtefactError, match="weights do not fit their description"):
+        load_plain_policy(tmp_path / "huge")
+
+
+@pytest.mark.parametrize("name", ["prior_coef", "balance_coef"])
+def test_what_needs_gates_is_refused(data: Path, run: Path, tmp_path: Path, name: str) -> None:
+    """At the start, and where a run goes on."""
+    with pytest.raises(ConfigError, match=f"iql.{name} is 7; leave it out"):
+        pretrain(settings_in(tmp_path, **{name: 7.0}), data / "pendulum-v0")
+    settings = RunFolder.open(run).settings().replace(iql={name: 7.0})
+    with pytest.raises(ConfigError, match=f"iql.{name} is 7; leave it out"):
+        resume_pretraining(run, settings=settings)
+
+
+def test_one_episode_leaves_no_trace(data: Path, tmp_path: Path) -> None:
+    write_d3rlpy_file(tmp_path / "one.h5", pendulum_episodes()[:1])
+    with pytest.raises(ArtefactError, match="holds one episode"):
+        pretrain(settings_in(tmp_path), tmp_path / "one.h5")
+    assert not (tmp_path / "logs").exists()

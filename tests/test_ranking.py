@@ -26,6 +26,7 @@ from finflow_sb3.pretrain.choosing import best_by_value
 from finflow_sb3.pretrain.course import Course, Epoch
 from finflow_sb3.resuming import continue_training, resume_pretraining
 from finflow_sb3.runs.checkpoints import CheckpointStore
+from finflow_sb3.runs.folder import RunFolder
 
 # ------------------------------------------------------------------- figures
 
@@ -271,3 +272,19 @@ def test_the_command_shows_it(folder: Path) -> None:
 def test_results_are_plain(whole: Pretrained) -> None:
     assert whole.fqe is not None
     assert json.loads(json.dumps(dataclasses.asdict(whole.fqe)))["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": []}, {"steps": None}, {"epochs": [{"epoch": 1, "value": None}]}, {"gamma": "x"}],
+)
+def test_files_that_are_not_whole(change: dict[str, Any]) -> None:
+    content = {**ranked(1.0, 1.1, 1.2).as_dict(), **change}
+    with pytest.raises(ArtefactError, match=r"fqe\.json: is not whole"):
+        Ranking.from_dict(json.loads(json.dumps(content)), "fqe.json")
+
+
+def test_fewer_epochs_are_judged_where_fewer_are_asked_for(whole: Pretrained) -> None:
+    settings = RunFolder.open(whole.run).settings().replace(iql={"fqe_epochs": 1})
+    again = resume_pretraining(copied(whole, "fewer"), settings=settings)
+    assert again.fqe is not None and len(again.fqe.epochs) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,23 @@ def test_alpha_moves_it_towards_larger_q() -> None:
             action = torch.tanh(algo.experts(states).mean)
             found.append(float(algo.modules.q_funcs[0](states, action).q_value.mean()))
     assert found[0] < found[1]
+
+
+def test_smoothing_of_several_processes_is_one_draw(
+    algo: ExpertTD3BC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps its rows of what one process draws for the joined batch."""
+    impl, batch = impl_of(algo), mini_batch(8)
+    halves = [
+        dataclasses.replace(batch, next_observations=part)
+        for part in batch.next_observations.split(4)
+    ]
+    torch.manual_seed(3)
+    whole = impl.compute_target(batch)
+    for name in ("finflow_sb3.pretrain.td3bc", "finflow_sb3.parallel"):
+        monkeypatch.setattr(f"{name}.world_size", lambda: 2)
+    for part, half in enumerate(halves):
+        monkeypatch.setattr("finflow_sb3.parallel.rank", lambda part=part: part)
+        torch.manual_seed(3)
+        found = impl.compute_target(half)
+        torch.testing.assert_close(found, whole[4 * part : 4 * part + 4])

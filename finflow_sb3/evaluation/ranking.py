@@ -90,10 +90,24 @@ class Ranking:
             If a part is missing; `what` names the file.
         """
         try:
-            epochs = tuple(RankedEpoch(**entry) for entry in data["epochs"])
-            return cls(**{**data, "epochs": epochs})
-        except (KeyError, TypeError) as error:
+            epochs = tuple(_ranked(entry) for entry in data["epochs"])
+            if not epochs:
+                raise ValueError("no epochs")
+            numbers = (_number(data[name]) for name in ("correlation", "p_value"))
+            return cls(epochs, int(data["steps"]), float(data["gamma"]), *numbers)
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{what}: is not whole ({error}); pretrain again") from None
+
+
+def _ranked(entry: dict[str, Any]) -> RankedEpoch:
+    value = float(entry["value"])
+    return RankedEpoch(
+        int(entry["epoch"]), value, _number(entry["error"]), _number(entry["sharpe"])
+    )
+
+
+def _number(entry: Any) -> float | None:
+    return None if entry is None else float(entry)
 
 
 def ranking(epochs: Sequence[RankedEpoch], steps: int, gamma: float) -> Ranking:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings
@@ -35,6 +37,7 @@ __all__ = [
     "collect_dataset",
     "collect_file",
     "dataset_key",
+    "market_key",
     "require_fit",
 ]
 
@@ -73,6 +76,13 @@ def dataset_key(
     )
 
 
+def market_key(market: ObservedMarket) -> str:
+    """A hash of what a collection sees of a market: prices up to the end of training."""
+    prices, stop = market.prices, market.splits.train.stop
+    known = (prices.dates[:stop], prices.close[:stop], prices.cash_rate[:stop])
+    return content_key(*known, prices.assets, market.scaler.as_dict())
+
+
 def cached_dataset(
     market: ObservedMarket,
     env: EnvSettings,
@@ -95,9 +105,30 @@ def cached_dataset(
     """
     own.require_known()
     path = cache_folder() / "datasets" / f"{dataset_key(market, env, collect, seed, own)}.h5"
+    with only_one(path):
+        return _cached(market, env, collect, seed, path, on_progress, own), path
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Have other processes wait that would collect the same dataset; they find it then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        yield
+
+
+def _cached(
+    market: ObservedMarket,
+    env: EnvSettings,
+    collect: CollectSettings,
+    seed: int,
+    path: Path,
+    on_progress: StageProgress | None,
+    own: Own,
+) -> OfflineDataset:
     if path.exists():
         try:
-            return read_dataset(path, _of_stage(on_progress, "checking data")), path
+            return read_dataset(path, _of_stage(on_progress, "checking data"))
         except ArtefactError:
             path.unlink()  # an unreadable cache entry is as good as none
     parts = Parts(path)
@@ -107,7 +138,7 @@ def cached_dataset(
         parts.remove()  # and so are parts of one
         dataset = collect_file(market, env, collect, seed, parts, path, on_progress, own)
     parts.remove()
-    return dataset, path
+    return dataset
 
 
 def collect_file(
@@ -274,6 +305,7 @@ def _head(
         "collect": dataclasses.asdict(collect),
         "market": dataclasses.asdict(market.settings),
         "source": market.prices.source,
+        "first_date": str(market.prices.dates[0]),
         "seed": seed,
         **({"own": own.as_dict()} if own.names else {}),
     }

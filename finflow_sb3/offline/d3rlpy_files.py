@@ -82,7 +82,14 @@ def _array(file: Any, name: str) -> Any:
         if f"{name}_0" in file:
             raise ValueError(f"{name} is a tuple; only single arrays are read")
         raise KeyError(name)
-    return numbers(file[name], name)
+    import h5py
+
+    array = numbers(file[name], name)
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or array.external:
+        raise ValueError(f"{name} does not lie in the file")
+    if array.size and array.chunks and not array.id.get_storage_size():
+        raise ValueError(f"{name} of shape {array.shape} was never written")
+    return array
 
 
 def _all_actions(file: Any) -> list[Any]:

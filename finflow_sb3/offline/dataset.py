@@ -46,6 +46,11 @@ class Head:
     @classmethod
     def from_json(cls, texts: dict[str, str]) -> Head:
         words = {name: json.loads(text) for name, text in texts.items()}
+        names, settings = words["behaviours"], words["settings"]
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError("behaviours are no names")
+        if not isinstance(settings, dict):
+            raise ValueError("settings are no mapping")
         return cls(
             ObservationLayout.from_dict(words["layout"]),
             Scaler.from_dict(words["scaler"]),

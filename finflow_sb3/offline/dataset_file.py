@@ -155,13 +155,20 @@ def read_dataset(path: Path, on_progress: Progress | None = None) -> OfflineData
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise ArtefactError(f"{path}: no finflow dataset; write one with finflow collect")
-            head = Head.from_json({name: file.attrs[name] for name in Head.NAMES})
+            head = _head(file, path)
             places = _places(file, head, path)
             _verify(file, places, head, path, on_progress)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
     arrays: dict[str, Any] = {name: _mapped(path, place) for name, place in places.items()}
     return OfflineDataset(**vars(head), **arrays)
+
+
+def _head(file: Any, path: Path) -> Head:
+    try:
+        return Head.from_json({name: file.attrs[name] for name in Head.NAMES})
+    except ArtefactError as error:
+        raise ArtefactError(f"{path}: {error}") from None
 
 
 def _places(file: Any, head: Head, path: Path) -> dict[str, Place]:

@@ -195,11 +195,17 @@ def _dates(dataset: OfflineDataset, prices: PriceTable | None) -> NDArray[np.dat
         if dataset.settings.get("source") != EMBEDDED:
             return None
         prices = load_prices(EMBEDDED)
-    elif len(prices) < len(dataset.market_rows) or prices.assets != dataset.layout.assets:
+    if len(prices) < len(dataset.market_rows) or prices.assets != dataset.layout.assets:
         raise DataError(
             f"{prices.source}: has {len(prices)} rows of {prices.n_assets} assets where the "
             f"dataset has {len(dataset.market_rows)} of {dataset.layout.n_assets}; give the prices "
             "that it was collected on"
+        )
+    first = dataset.settings.get("first_date")
+    if first is not None and first != str(prices.dates[0]):
+        raise DataError(
+            f"{prices.source}: begins on {prices.dates[0]} where the dataset's prices began on "
+            f"{first}; give the prices that it was collected on"
         )
     return prices.dates
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finflow_sb3.errors import ConfigError
+from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.offline.d3rlpy_files import write_d3rlpy
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
@@ -63,6 +63,8 @@ def export_dataset(source: str | Path, target: str | Path) -> Exported:
     if path.exists():
         raise ConfigError(f"{path}: is there already; choose another name, or remove it first")
     dataset = read_dataset(Path(source))
+    if not len(dataset):
+        raise ArtefactError(f"{source}: holds no transitions; collect it again")
     if form == "minari":
         write_minari(episodes_of(dataset), _spaces(dataset), path, _metadata(dataset, target))
     elif form == "d3rlpy":

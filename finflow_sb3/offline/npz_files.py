@@ -54,10 +54,7 @@ def read_npz(path: Path, action_range: ActionRange | None = None) -> PlainDatase
 
 def zipfile_of(path: Path) -> Any:
     """NumPy's view of the arrays in a file, which it reads when they are asked for."""
-    try:
-        return np.load(path, allow_pickle=False)
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
+    return np.load(path, allow_pickle=False)
 
 
 def _episodes(arrays: dict[str, NDArray[Any]]) -> Iterator[PlainEpisode]:

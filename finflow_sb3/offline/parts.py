@@ -20,6 +20,7 @@ __all__ = ["Parts"]
 
 FORMAT = "finflow-waves-2"
 PLAN = "config.yml"
+MARKET = "market.txt"
 OWN = "own.json"
 STATE = "state.json"
 
@@ -46,9 +47,21 @@ class Parts:
         path = self.folder / OWN
         return _read(path) if path.is_file() else {}
 
-    def start(self, plan: bytes, own: dict[str, Any]) -> None:
-        """Begin anew, with this configuration, and this beside it."""
+    @property
+    def market(self) -> str:
+        """Hash of the prices that it was begun on."""
+        path = self.folder / MARKET
+        return path.read_text() if path.is_file() else ""
+
+    def start(self, plan: bytes, own: dict[str, Any], market: str) -> None:
+        """Begin anew, with this configuration, and this beside it.
+
+        Parameters
+        ----------
+        market : a hash of the prices that it is collected on
+        """
         self.remove()
+        write_whole(self.folder / MARKET, market.encode())
         if own:
             write_whole(self.folder / OWN, json.dumps(own).encode())
         write_whole(self.plan, plan)

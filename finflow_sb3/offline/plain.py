@@ -7,6 +7,8 @@ ended in: where a format has no such observation, that transition is left out.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -258,6 +260,9 @@ def reading(source: str) -> Iterator[None]:
         EOFError,
         RuntimeError,
         NotImplementedError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ArtefactError(f"{source}: cannot be read ({reason}); give a whole dataset") from error

@@ -212,7 +212,12 @@ def _value(fit: PolicyValueFit, dataset: Transitions, losses: list[float]) -> Po
     sums = torch.zeros(fit.options.n_critics, dtype=torch.float64)
     for at in range(0, len(starts), STARTS_AT_A_TIME):
         some = torch.from_numpy(starts[at : at + STARTS_AT_A_TIME])
-        sums += fit.values(dataset.gather(some).observations).double().sum(dim=1).cpu()
+        sums += (
+            fit.values(dataset.gather(some).observations.to(fit.options.device))
+            .double()
+            .sum(dim=1)
+            .cpu()
+        )
     means = sums / len(starts)
     critics = len(means)
     return PolicyValue(

@@ -170,13 +170,14 @@ def make_critics(
 
 
 def mini_batch(batch: TransitionBatch, device: str, experts: Any = None) -> TorchMiniBatch:
-    """A batch as d3rlpy's algorithms take it, without a copy.
+    """A batch as d3rlpy's algorithms take it; on the CPU without a copy.
 
     Parameters
     ----------
     experts : the policy network. Observations are taken apart as it sees them, once for all
         networks: in d3rlpy's words they become a tuple observation. As they are if not given
     """
+    batch = TransitionBatch(*(tensor.to(device) for tensor in batch))
     observations, following = batch.observations, batch.next_observations
     return TorchMiniBatch(
         observations=observations if experts is None else experts.view(observations),

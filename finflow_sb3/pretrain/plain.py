@@ -173,9 +173,12 @@ def load_plain_policy(run: str | Path) -> PlainPolicy:
     artefact = read_artefact(folder)
     if artefact.spaces is None:
         raise ArtefactError(f"{run}: was learned with a market; backtest it with finflow evaluate")
-    network = PerceptronPolicy(artefact.spaces.size, artefact.spaces.action_size, artefact.sizes)
     try:
-        network.load_state_dict(artefact.part("policy.experts"), strict=True)
+        with torch.device("meta"):  # sizes are checked against the weights before memory is taken
+            network = PerceptronPolicy(
+                artefact.spaces.size, artefact.spaces.action_size, artefact.sizes
+            )
+        network.load_state_dict(artefact.part("policy.experts"), strict=True, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtefactError(f"{folder}: weights do not fit their description ({reason})") from None

@@ -268,14 +268,15 @@ def run_epochs(
         if on_checkpoint is not None and (ended or stopped):
             on_checkpoint(course.step, *capture(learner, generator, course))
     finished, ranked = course.step >= total, None
-    if finished and settings.fqe_epochs > 0:
+    judged = course.kept[: settings.fqe_epochs]
+    if finished and judged:
         asked = None if stop is None else partial(stop, course.step)
-        ranked = rank(course.kept, on_step=on_fqe, stop=asked)
+        ranked = rank(judged, on_step=on_fqe, stop=asked)
         finished = ranked is not None
         if ranked is not None and log is not None:
             write_ranking(log, course.step, ranked)
         if ranked is not None and by_value:
-            course.put_first(best_by_value(course.kept, ranked))
+            course.put_first(best_by_value(judged, ranked))
             if on_best is not None:
                 on_best(best_of())
     artefact = None if course.best is None else best_of()

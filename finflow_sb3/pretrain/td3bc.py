@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from d3rlpy.algos import TD3PlusBC, TD3PlusBCConfig
 from d3rlpy.algos.qlearning.torch.ddpg_impl import DDPGModules
 from d3rlpy.algos.qlearning.torch.td3_plus_bc_impl import TD3PlusBCActorLoss, TD3PlusBCImpl
@@ -22,7 +23,7 @@ from finflow_sb3.nets.experts import make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.mean_rows import mean_state
 from finflow_sb3.network_sizes import NetworkSizes
-from finflow_sb3.parallel import Workers
+from finflow_sb3.parallel import Workers, own_rows, world_size
 from finflow_sb3.pretrain.artefact import stacked_weights
 from finflow_sb3.pretrain.learner import ActorCriticLearner, sizes_of
 from finflow_sb3.pretrain.modules import (
@@ -40,6 +41,22 @@ class ExpertTD3BCImpl(TD3PlusBCImpl):
 
     balance_coef: float = 0.0
     prior_coef: float = 0.0
+
+    def compute_target(self, batch: TorchMiniBatch) -> Tensor:
+        """Quantiles of the smaller target Q at a smoothed action of the target policy (eq. 14 of
+        Fujimoto et al. 2018). Of several processes each draws for all and keeps its rows.
+        """
+        with torch.no_grad():
+            action = self._modules.targ_policy(batch.next_observations)
+            rows, width = action.squashed_mu.shape
+            drawn = torch.randn(world_size() * rows, width, device=batch.device)
+            limit = self._target_smoothing_clip
+            noise = (self._target_smoothing_sigma * own_rows(drawn)).clamp(-limit, limit)
+            smoothed = (action.squashed_mu + noise).clamp(-1.0, 1.0)
+            target: Tensor = self._targ_q_func_forwarder.compute_target(
+                batch.next_observations, smoothed, reduction="min"
+            )
+        return target
 
     def compute_actor_loss(self, batch: TorchMiniBatch, action: Any) -> TD3PlusBCActorLoss:
         """−λ·E[Q(s, π(s))] + E[(π(s) − a)²], λ = α/E|Q(s, π(s))| (eq. 3 and 5), with the gate's

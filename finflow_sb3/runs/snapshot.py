@@ -155,7 +155,7 @@ def take_snapshot(run: str | Path) -> Snapshot:
         figures={} if history is None else _figures(history, bounds),
         validation=validation,
         validation_level=_judged("sharpe", validation.get("sharpe"), bounds).level
-        if validation
+        if validation and "sharpe" in validation
         else None,
         best=history.best if history else None,
         gates=_gates(history) if history else (),

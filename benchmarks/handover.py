@@ -152,7 +152,8 @@ def append(path: Path, record: Record) -> None:
 def digest(settings: Settings, points: Sequence[int]) -> str:
     """What a line was measured with, but for where its runs are."""
     flat = {k: v for k, v in settings.flat().items() if k != "run.log_dir"}
-    return hashlib.sha256(json.dumps([flat, list(points)], sort_keys=True).encode()).hexdigest()[:16]
+    content = json.dumps([flat, list(points)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def known(path: Path, key: Record, mark: str) -> Record | None:
@@ -160,7 +161,7 @@ def known(path: Path, key: Record, mark: str) -> Record | None:
     for record in read(path):
         if all(record.get(name) == value for name, value in key.items()):
             if record["settings"] != mark:
-                raise SystemExit(f"{path}: {key} was measured with other settings; use another file")
+                raise SystemExit(f"{path}: {key} has other settings there; use another file")
             return record
     return None
 
@@ -170,7 +171,9 @@ def pretrained(base: Settings, out: Path) -> Path:
     key, mark = {"panel": None, "seed": base.run.seed}, digest(base, ())
     record = known(out, key, mark)
     if record is None:
-        done = pretrain(base, watch=Watch())
+        done = pretrain(base)
+        if not done.finished:
+            raise SystemExit(f"{done.run}: stopped; start again to pretrain anew")
         figures = {"validation": done.validation, "untrained": done.untrained}
         run = os.path.relpath(done.run, out.parent)
         record = {**key, "settings": mark, "run": run, "epoch": done.best_epoch, **figures}
@@ -214,7 +217,7 @@ def main() -> None:
     parser.add_argument("--panels", nargs="+", default=list(PANELS)[:2], choices=list(PANELS))
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--param", "-p", action="append", default=[], help="as finflow's")
-    parser.add_argument("--plot", type=Path, help="draw what --out has as this PNG, and run nothing")
+    parser.add_argument("--plot", type=Path, help="run nothing, draw this PNG, print the tables")
     options = parser.parse_args()
     if options.plot is not None:
         from handover_report import draw, tables

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
@@ -38,7 +39,9 @@ TITLES = {
     "no pull, 4 updates": "Without the pull, four updates where there was one",
 }
 SHORT = {"annual_return": "return", "sharpe": "Sharpe"}
+UNITS = {"annual_return": "return, points a year", "sharpe": "Sharpe ratio"}
 BASE = "naive"
+SINGLE = ("warm-up", "mixing", "floor", "small α")
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _levels(variants: dict[str, Curves], digits: int) -> Iterator[str]:
 def _changes(variants: dict[str, Curves], best: float, digits: int) -> Iterator[str]:
     points = next(iter(variants.values())).points[1:]
     heads = " | ".join(f"to {point:,}" for point in points)
-    yield f"| variant | {heads} | below start | regret | regret over naive's |"
+    yield f"| variant | {heads} | below start | regret | regret − naive's |"
     yield "|---|" + "---:|" * (len(points) + 3)
     regrets = {
         name: mean_shortfall(curves.steps, curves.values, best) for name, curves in variants.items()
@@ -148,9 +151,7 @@ def _changes(variants: dict[str, Curves], best: float, digits: int) -> Iterator[
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _against(
-    variants: dict[str, Curves], regrets: dict[str, Float], name: str, digits: int
-) -> str:
+def _against(variants: dict[str, Curves], regrets: dict[str, Float], name: str, digits: int) -> str:
     """What a variant's regret is over the naive one's, over the seeds that both have."""
     if name == BASE or BASE not in variants:
         return ""
@@ -179,9 +180,9 @@ def _starts(records: list[dict[str, Any]], figure: str, scale: float, digits: in
     runs = [record for record in records if record["panel"] is None]
     seeded = scale * np.array([run["validation"][figure] for run in runs])
     average = scale * np.array([run["untrained"][figure] for run in runs])
-    mean = average.mean()
     ahead = signed(*interval(seeded - average), digits)
-    return f"{SHORT[figure]} of the anchors' average: {mean:.{digits}f}; pretrained over it {ahead}."
+    level = f"{average.mean():.{digits}f}"
+    return f"{SHORT[figure]} of the anchors' average {level}, of the pretrained policy {ahead} more"
 
 
 def columns(values: Float) -> list[tuple[float, float]]:
@@ -201,43 +202,59 @@ def signed(mean: Float | float, half: Float | float, digits: int) -> str:
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """Changes since step 0: a row for each panel and figure, a column for each remedy."""
+    """Changes since step 0: a row for each panel and figure, a column for each variant."""
     found = {figure: panels(records, figure) for figure in FIGURES}
     rows = [(panel, figure) for panel in found["annual_return"] for figure in FIGURES]
     names = [name for name in next(iter(found["annual_return"].values())) if name != BASE]
-    size = (10.0, 0.6 + 1.75 * len(rows))
+    size = (10.0, 1.2 + 1.6 * len(rows))
     figure = Figure(figsize=size, dpi=style.DPI, layout="constrained", facecolor="white")
-    title = "Validation after the hand-over, change since step 0 (mean of seeds, 95 % interval)"
+    title = "Validation after the hand-over: change since step 0, over environment steps"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11.0, color=style.INK)
-    parts = np.atleast_1d(figure.subfigures(len(rows), 1))
-    for part, (panel, of) in zip(parts, rows, strict=True):
-        unit = "return, points a year" if of == "annual_return" else "Sharpe ratio"
-        heading = f"{TITLES[panel]}: {unit}"
-        part.suptitle(heading, x=0.01, ha="left", fontsize=style.SMALL, color=style.INK)
-        grid = part.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, name in zip(grid, names, strict=True):
-            style.dress(axes)
-            axes.set_title(f"+ {name}" if name in _SINGLE else name, fontsize=style.SMALL)
-            variants = found[of][panel]
-            if BASE in variants:
-                _line(axes, variants[BASE], style.NEXT, "--")
-            if name in variants:
-                _line(axes, variants[name], style.POLICY, "-")
-            _steps_axis(axes)
+    grid = figure.subplots(len(rows), len(names), sharex=True, sharey="row", squeeze=False)
+    for line, (panel, of) in zip(grid, rows, strict=True):
+        line[0].set_title(" ", fontsize=style.SMALL)  # its height is the heading's
+        _heading(line[0], f"{TITLES[panel]}: {UNITS[of]}")
+        for axes, name in zip(line, names, strict=True):
+            _cell(axes, found[of][panel], name)
+    for axes, name in zip(grid[-1], names, strict=True):
+        _steps_axis(axes)
+        shown = f"naive + {name}" if name in SINGLE else name
+        axes.set_xlabel(shown, fontsize=style.SMALL, color=style.INK)
+    handles = [_handle(style.POLICY, "-"), _handle(style.NEXT, "--")]
+    texts = ["this variant: mean, 95 % interval, each seed", "naive: mean, 95 % interval"]
+    style.legend(figure, handles, texts, beside=False)
     write_whole(path, style.png_bytes(figure))
 
 
-_SINGLE = ("warm-up", "mixing", "floor", "small α")
+def _heading(axes: Axes, text: str) -> None:
+    """Text over a row, which a title would widen the first column for."""
+    place = {"xycoords": "axes fraction", "annotation_clip": False}
+    note = axes.annotate(text, (0.0, 1.05), fontsize=style.SMALL, color=style.INK, **place)
+    note.set_in_layout(False)
+
+
+def _cell(axes: Axes, variants: dict[str, Curves], name: str) -> None:
+    style.dress(axes)
+    axes.axhline(0.0, color=style.MUTED, linewidth=0.8, zorder=1)
+    if BASE in variants:
+        _line(axes, variants[BASE], style.NEXT, "--")
+    if name in variants:
+        curves = variants[name]
+        axes.plot(curves.steps, curves.changes.T, color=style.POLICY, linewidth=0.5, alpha=0.5)
+        _line(axes, curves, style.POLICY, "-")
 
 
 def _line(axes: Axes, curves: Curves, colour: str, dash: str) -> None:
     mean, half = interval(curves.changes)
-    axes.fill_between(curves.steps, mean - half, mean + half, color=colour, alpha=0.25, lw=0)
-    axes.plot(curves.steps, mean, color=colour, linestyle=dash, marker="o", ms=2.5, lw=1.5)
+    axes.fill_between(curves.steps, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
+    axes.plot(curves.steps, mean, color=colour, linestyle=dash, marker="o", ms=2.5, lw=1.7)
+
+
+def _handle(colour: str, dash: str) -> Line2D:
+    return Line2D([], [], color=colour, linestyle=dash, marker="o", markersize=2.5, linewidth=1.7)
 
 
 def _steps_axis(axes: Axes) -> None:
     """Roots of the steps: the first thousands are what is looked at."""
-    axes.axhline(0.0, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0.0)), np.square))
     axes.set_xticks([0, 2_000, 5_000, 20_000], ["0", "2k", "5k", "20k"])

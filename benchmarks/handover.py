@@ -139,7 +139,10 @@ def cell(settings: Settings, run: Path, points: Sequence[int]) -> list[Record]:
 
 
 def read(path: Path) -> list[Record]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Every line; of a cell that two processes measured at the same time, the last."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines]
+    return list({(r["panel"], r.get("variant"), r["seed"]): r for r in records}.values())
 
 
 def append(path: Path, record: Record) -> None:

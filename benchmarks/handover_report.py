@@ -123,6 +123,9 @@ def tables(records: list[dict[str, Any]]) -> str:
             lines += _levels(variants, digits)
             lines += ["", *_changes(variants, best, digits), "", *_dips(variants)]
         lines += ["", _starts(records, figure, scale, digits)]
+    for panel in found:
+        lines += ["", f"**{TITLES[panel]}. Inside, at the last point, mean of the seeds**", ""]
+        lines += _inside([record for record in records if record["panel"] == panel])
     return "\n".join(lines)
 
 
@@ -185,6 +188,22 @@ def _starts(records: list[dict[str, Any]], figure: str, scale: float, digits: in
     return f"{SHORT[figure]} of the anchors' average {level}, of the pretrained policy {ahead} more"
 
 
+def _inside(records: list[dict[str, Any]]) -> Iterator[str]:
+    """What the updates themselves log; entropy also at the first point with updates."""
+    yield "| variant | entropy coefficient | entropy, first | entropy | mean Q | critic loss |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    names = ("ent_coef", "entropy", "q_mean", "critic_loss")
+    for variant in dict.fromkeys(record["variant"] for record in records):
+        courses = [record["points"] for record in records if record["variant"] == variant]
+        logged = [[point for point in course if "entropy" in point] for course in courses]
+        if not all(logged):
+            continue
+        first = np.mean([course[0]["entropy"] for course in logged])
+        last = [np.mean([course[-1][name] for course in logged]) for name in names]
+        cells = f"{last[0]:.3f} | {first:.1f} | {last[1]:.1f} | {last[2]:.1f} | {last[3]:.2f}"
+        yield f"| {variant} | {cells.replace('-', '−')} |"
+
+
 def columns(values: Float) -> list[tuple[float, float]]:
     mean, half = interval(values)
     return [(float(m), float(h)) for m, h in zip(mean, half, strict=True)]
@@ -195,7 +214,8 @@ def plain(mean: Float | float, half: Float | float, digits: int) -> str:
 
 
 def signed(mean: Float | float, half: Float | float, digits: int) -> str:
-    return f"{float(mean):+.{digits}f} ± {float(half):.{digits}f}".replace("-", "−")
+    shown = f"{round(float(mean), digits) or 0.0:+.{digits}f} ± {float(half):.{digits}f}"
+    return shown.replace("-", "−")
 
 
 # ---------------------------------------------------------------- picture

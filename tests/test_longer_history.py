@@ -136,6 +136,18 @@ def test_pretraining_too(folder: Path, runs: tuple[Pretrained, Finetuned]) -> No
     assert any(f"({ADDED} days)" in remark for remark in watch.remarks)
 
 
+def test_finished_pretraining_is_not_judged_anew(
+    folder: Path, runs: tuple[Pretrained, Finetuned]
+) -> None:
+    """No epoch is left that could be: `best/` would be of another validation."""
+    run = copy(runs[0].run, "finished_1")
+    resume_pretraining(run)
+    before = (run / "config.yml").read_bytes()
+    with pytest.raises(ConfigError, match="validation would begin anew; say with --epochs"):
+        resume_pretraining(run, prices=str(folder / "longer.csv"))
+    assert (run / "config.yml").read_bytes() == before
+
+
 def test_no_new_days(folder: Path, runs: tuple[Pretrained, Finetuned]) -> None:
     run = copy(runs[1].run, "same_1")
     moved = folder / "moved.csv"

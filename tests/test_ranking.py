@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,7 @@ def test_files_that_are_not_whole(change: dict[str, Any]) -> None:
 
 
 def test_fewer_epochs_are_judged_where_fewer_are_asked_for(whole: Pretrained) -> None:
-    settings = RunFolder.open(whole.run).settings().replace(iql={"fqe_epochs": 1})
-    again = resume_pretraining(copied(whole, "fewer"), settings=settings)
+    run = Path(shutil.copytree(whole.run, whole.run.with_name("fewer")))
+    settings = RunFolder.open(run).settings().replace(iql={"fqe_epochs": 1})
+    again = resume_pretraining(run, settings=settings)
     assert again.fqe is not None and len(again.fqe.epochs) == 1

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from learning_fixtures import run_files, tiny_settings, write_prices
-from markets import random_prices
+from learning_fixtures import run_files, tiny_settings
 
 from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
@@ -204,13 +203,3 @@ def test_a_checkpoint_of_other_networks(
     shutil.copytree(other.run / "checkpoints", run / "checkpoints", dirs_exist_ok=True)
     with pytest.raises((CheckpointError, ConfigError), match="n_quantiles"):
         resume_pretraining(run)
-
-
-def test_a_finished_run_is_not_judged_anew(folder: Path, whole: Pretrained) -> None:
-    """No epoch is left that could be: with a longer history `best/` would be of no validation."""
-    run = copy_of(whole, "longer")
-    longer = write_prices(random_prices(5, 640, seed=0), folder / "longer.csv")
-    before = (run / "config.yml").read_bytes()
-    with pytest.raises(ConfigError, match="validation would begin anew; say with --epochs"):
-        resume_pretraining(run, prices=str(longer))
-    assert (run / "config.yml").read_bytes() == before

@@ -15,6 +15,7 @@ from d3rlpy.torch_utility import TorchMiniBatch
 from learning_fixtures import TINY, mini_batch, random_box, shake, small_dataset, trained
 from markets import small_market
 
+from finflow_sb3 import parallel
 from finflow_sb3.config import TD3BCSettings
 from finflow_sb3.pretrain import td3bc
 from finflow_sb3.pretrain.td3bc import ExpertTD3BC, make_td3bc
@@ -242,10 +243,10 @@ def test_smoothing_of_several_processes_is_one_draw(
     ]
     torch.manual_seed(3)
     whole = impl.compute_target(batch)
-    for name in ("finflow_sb3.pretrain.td3bc", "finflow_sb3.parallel"):
-        monkeypatch.setattr(f"{name}.world_size", lambda: 2)
+    for module in (td3bc, parallel):
+        monkeypatch.setattr(module, "world_size", lambda: 2)
     for part, half in enumerate(halves):
-        monkeypatch.setattr("finflow_sb3.parallel.rank", lambda part=part: part)
+        monkeypatch.setattr(parallel, "rank", lambda part=part: part)
         torch.manual_seed(3)
         found = impl.compute_target(half)
         torch.testing.assert_close(found, whole[4 * part : 4 * part + 4])

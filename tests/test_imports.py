@@ -49,6 +49,7 @@ LAYERS = (
     ("plain_pretraining",),
     ("collecting", "evaluate_run", "plot_runs"),
     ("allocate", "benchmark", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
+    ("reopening",),
     ("exchange", "profiling", "resuming"),
     ("cli",),
 )

@@ -89,7 +89,7 @@ def peer_of(settings: Settings, data: OfflineDataset) -> ExpertIQL:
         ours.config, actor_optim_factory=AdamFactory(), critic_optim_factory=AdamFactory()
     )
     coefficients = (ours.balance_coef, ours.prior_coef, ours.gate_scale)
-    peer = PeerIQL(config, ours.layout, ours.sizes, *coefficients)
+    peer = PeerIQL(config, ours.inputs, ours.sizes, *coefficients)
     peer.create_impl((data.layout.size,), data.layout.action_size)
     for name, module in peer.torch_modules().items():
         module.load_state_dict(ours.torch_modules()[name].state_dict())

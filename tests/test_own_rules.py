@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from checkers import check_budget
 from markets import batch_of, small_market
 
@@ -132,6 +134,9 @@ def test_what_follows_a_row_changes_nothing(module: Any) -> None:
         ([0.5, 0, 0, 0, 0, 0.1], [0.5, 0, 0, 0, 0, 0.5]),
         ((0, 0, 0, 0, 0), [0, 0, 0, 0, 0, 1]),
         ([1.0 + 9e-7, -9e-7, 0, 0, 0], [1, 0, 0, 0, 0, 0]),
+        (pd.Series([0.4, 0.6], ["S03", "S00"]), [0.6, 0, 0, 0.4, 0, 0]),
+        (pd.Series([0.2, 0.5], ["Cash", "S01"]), [0, 0.5, 0, 0, 0, 0.5]),
+        (pd.Series([0.1, 0.2, 0, 0, 0]), [0.1, 0.2, 0, 0, 0, 0.7]),
     ],
 )
 def test_what_is_missing_to_one_is_cash(given: Any, whole: list[float]) -> None:
@@ -158,6 +163,11 @@ def failing(past: Past) -> Any:
         (None, r"gave nan|gave weights of shape \(\)"),
         ({"S00": 1.0}, "gave {'S00': 1.0}, which are no weights"),
         ("equal", "gave 'equal', which are no weights"),
+        ([10**400, 0, 0, 0, 0], "gave .*, which are no weights"),
+        (torch.zeros(5, requires_grad=True), "gave tensor.*, which are no weights"),
+        (pd.Series([1.0], ["S1"]), "gave a weight to 'S1', which is no asset .did you mean 'S"),
+        (pd.Series([0.5, 0.5], ["S01", "S01"]), "gave 'S01' two weights"),
+        (pd.Series([0.5, None], ["S01", "S02"]), "gave nan as weight 3"),
     ],
 )
 def test_what_is_no_allocation_is_refused(given: Any, part: str) -> None:
@@ -185,6 +195,15 @@ def test_a_rule_that_fails_is_named_with_its_line() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_a_rule_that_leaves_python_is_named() -> None:
+    def leaving(past: Past) -> Any:
+        sys.exit(0)
+
+    (rule,) = own_rules([leaving])
+    with pytest.raises(DataError, match="it raised SystemExit: 0"):
+        rule.target(batch_of(small_market()), 0)
+
+
 # ------------------------------------------------------------------ where it comes from
 
 
@@ -201,6 +220,7 @@ def test_a_rule_that_fails_is_named_with_its_line() -> None:
         ("trend = 3", "own_module:trend", "has no function 'trend'; name one that it has"),
         ("import no_such_lib", "own_module:trend", "ModuleNotFoundError: .*'no_such_lib'"),
         ("1 / 0", "own_module:trend", r"ZeroDivisionError: .*\(own_module.py, line 1\)"),
+        ("import sys; sys.exit(0)", "own_module:trend", r"SystemExit: 0 \(own_module.py, line 1\)"),
         ("def trend(past", "own_module:trend", r"SyntaxError: .*own_module.py, line 1"),
     ],
 )
@@ -326,6 +346,20 @@ def stale(write: Callable[[str], Path]) -> OwnRule:
     imported = importlib.import_module("own_module").trend
     Path(imported.__code__.co_filename).write_text(TREND.replace("-63", "-126"))
     return own_rules([imported])[0]
+
+
+@pytest.mark.parametrize("now", [b"def trend(past", b"# caf\xe9\n", b"# coding: nonsense\n", b"\0"])
+def test_a_file_that_is_no_module_any_more_says_nothing(
+    module: Any, tmp_path: Path, now: bytes
+) -> None:
+    imported = own_rules(["own_module:trend"])[0].function
+    (tmp_path / "own_module.py").write_bytes(now)
+    assert own_rules([imported])[0].source is None
+
+
+def test_a_file_in_another_encoding_has_a_hash(module: Any, tmp_path: Path) -> None:
+    (tmp_path / "own_module.py").write_bytes(b"# coding: latin-1\n# caf\xe9\n" + TREND.encode())
+    assert own_rules(["own_module:trend"])[0].source is not None
 
 
 @pytest.mark.parametrize("kind", ["closure", "lambda", "object", "stale"])

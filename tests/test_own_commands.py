@@ -78,7 +78,7 @@ def test_collect_in_python(settings: Settings, record: Path) -> None:
     assert done.transitions_of["record:held"] == 41
     assert (done.episodes, done.transitions) == (20, 18 * 40 + 41)
     (remark,) = watch.remarks
-    assert "10 of its 51 days lie outside the training split" in remark
+    assert "left out are 10 of its 51 days, which are none of the training split's" in remark
     alone = pipeline.collect(settings, "e.h5", records=[record], only_own=True)
     assert (alone.episodes, alone.transitions) == (2, 41)
     assert alone.behaviours.keys() == {"record:held"}
@@ -195,7 +195,7 @@ def test_the_command_shows_how_many_transitions_came_of_each(
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
     assert rows[RULE][1:3] == ["2", "80"]
     assert rows["record:held"][1:3] == ["2", "41"]
-    assert "10 of its 51 days lie outside" in result.stderr
+    assert "left out are 10 of its 51 days" in result.stderr
     result = run("collect", "-c", "c.yml", "--record", record, "--only-own", "--json")
     assert json.loads(result.stdout)["transitions_of"] == {"record:held": 41}
 

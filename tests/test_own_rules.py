@@ -20,7 +20,7 @@ from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings
 from finflow_sb3.config_files import resolve
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import observe
-from finflow_sb3.errors import ConfigError, DataError, FinflowError
+from finflow_sb3.errors import ArtefactError, ConfigError, DataError, FinflowError
 from finflow_sb3.market.splits import Span
 from finflow_sb3.offline.behaviours import RULES
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset, dataset_key
@@ -419,6 +419,13 @@ def test_what_goes_on_has_the_rules_that_it_had(
     if before:
         with pytest.raises(FinflowError, match="run: a:f has changed since it was begun"):
             require_same(note(before), note(before, "2"), "run")
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, None), ("1", None), (None, "1")])
+def test_what_goes_on_has_rules_that_can_be_compared(before: str | None, now: str | None) -> None:
+    notes = [noted([OwnRule("a:f", equal, source)], [], False) for source in (before, now)]
+    with pytest.raises(ArtefactError, match=r"run: a:f is no plain function.*begin again"):
+        require_same(*notes, "run")
 
 
 def test_own_alone_needs_something() -> None:

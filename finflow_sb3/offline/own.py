@@ -134,7 +134,7 @@ def require_same(note: dict[str, Any], given: dict[str, Any], what: str) -> None
     Raises
     ------
     ArtefactError
-        Naming what has to be given, or what has changed.
+        Naming what has to be given, or what has changed, or can't be compared.
     """
     before = flags_of(note)
     if before != flags_of(given):
@@ -143,6 +143,11 @@ def require_same(note: dict[str, Any], given: dict[str, Any], what: str) -> None
         raise ArtefactError(f"{what}: was begun with {with_what}; {again}")
     for kind in FLAGS:
         for (name, key), (_, now) in zip(note.get(kind, []), given.get(kind, []), strict=True):
+            if key is None or now is None:
+                raise ArtefactError(
+                    f"{what}: {name} is no plain function of a module's file as it stands now, so "
+                    "that it can't be compared with the one that it began with; begin again"
+                )
             if key != now:
                 raise ArtefactError(
                     f"{what}: {name} has changed since it was begun; take the change back, or "

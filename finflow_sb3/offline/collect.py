@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
     "collect_file",
     "dataset_key",
     "require_fit",
+    "stopped_when_interrupted",
 ]
 
 VERSION = 5
@@ -48,6 +50,21 @@ StageProgress = Callable[[str, int, int], None]
 
 class CollectionStopped(KeyboardInterrupt):
     """A signal has stopped a collection; what it had come to is kept where there are parts."""
+
+
+@contextmanager
+def stopped_when_interrupted() -> Iterator[None]:
+    """Call an interruption a stop: where a file is made of parts, they are whole.
+
+    Raises
+    ------
+    CollectionStopped
+        At Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CollectionStopped from None
 
 
 def dataset_key(
@@ -143,15 +160,16 @@ def collect_file(
     behaviour = own.behaviour_of_episodes(collect, env)
     head = _head(market, env, collect, seed, own)
     sizes = Sizes(len(market.rows), parts.transitions(), len(behaviour), len(head.behaviours))
-    with new_dataset(path, head, sizes) as add:
-        add({"market_rows": market.rows, "behaviour": behaviour})
-        written, writing = 0, _of_stage(on_progress, "writing data")
-        for piece in pieces(parts.waves()):
-            add(piece)
-            written += len(piece["row"])
-            if writing is not None:
-                writing(written, sizes.transitions)
-    return read_dataset(path, _of_stage(on_progress, "checking data"))
+    with stopped_when_interrupted():
+        with new_dataset(path, head, sizes) as add:
+            add({"market_rows": market.rows, "behaviour": behaviour})
+            written, writing = 0, _of_stage(on_progress, "writing data")
+            for piece in pieces(parts.waves()):
+                add(piece)
+                written += len(piece["row"])
+                if writing is not None:
+                    writing(written, sizes.transitions)
+        return read_dataset(path, _of_stage(on_progress, "checking data"))
 
 
 def _of_stage(on_progress: StageProgress | None, stage: str) -> Progress | None:

@@ -106,7 +106,7 @@ class Own:
 
 def names_of(rules: Sequence[OwnRule], records: Sequence[Record]) -> tuple[str, ...]:
     """By which datasets call them, in their order."""
-    return tuple(each.name for each in (*rules, *records))
+    return (*(rule.name for rule in rules), *(record.name for record in records))
 
 
 def require_names(names: Sequence[str], alone: bool) -> None:

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
 from finflow_sb3.cli.runs import OwnRules, flags, refuse_flags
+from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
@@ -66,6 +67,7 @@ def command(
         refuse_flags(why, shared, {**given, "save_path": save_path, "only_own": only_own or None})
         collected = _resumed(resume, own)
     else:
+        _refuse_idle(given, own, only_own)
         collected = _new(shared_settings(shared, None, collect=given), save_path, own, only_own)
     if shared.json:
         print_json(collected)
@@ -80,6 +82,20 @@ class Own(NamedTuple):
 
     behaviours: list[str]
     records: list[Path]
+
+
+def _refuse_idle(given: dict[str, Any], own: Own, only_own: bool) -> None:
+    """Refuse flags of the built-in rules where none is left, and of all rules likewise."""
+    if not only_own or not any(own):
+        return
+    idle = ("behaviours",) if own.behaviours else ("behaviours", "episodes", "noise")
+    named = [f"--{name}" for name in idle if given[name] is not None]
+    if named:
+        left = "rules of your own and records" if own.behaviours else "records"
+        raise ConfigError(
+            f"--only-own: {left} alone are left, on which {' and '.join(named)} would have no "
+            f"effect; leave out {', '.join(named)}"
+        )
 
 
 def _new(settings: Settings, save_path: Path | None, own: Own, only_own: bool) -> Collected:

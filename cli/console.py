@@ -13,6 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
+from finflow_sb3.messages import words
+
 __all__ = ["console", "out", "print_error", "print_json", "set_quiet", "words"]
 
 console = Console(stderr=True)
@@ -33,11 +35,6 @@ def set_quiet(quiet: bool) -> None:
 def print_error(message: str) -> None:
     """One line on stderr, not wrapped, so that scripts can read it."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-
-
-def words(name: str) -> str:
-    """A behaviour's name in words; the user's own, which have a colon, stay as they are."""
-    return name if ":" in name else name.replace("_", " ")
 
 
 def print_json(value: Any) -> None:

@@ -19,7 +19,9 @@ SIZES = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def show_description(found: Description) -> None:
-    """What it is, its rules, its actions, and what it can hardly teach; at most 100 columns."""
+    """What it is, its rules, its actions, and what it can hardly teach; its tables have at most 80
+    columns.
+    """
     for line in _head(found):
         _line(line)
     _line("")
@@ -116,7 +118,7 @@ def _actions(coverage: ActionCoverage) -> Table:
     if len(shown) > SHOWN:
         shown = tuple(sorted(shown, key=lambda d: d.visited)[:SHOWN])
     for dimension in shown:
-        table.add_row(dimension.name, *_dimension(dimension))
+        table.add_row(Text(dimension.name), *_dimension(dimension))
     return table
 
 

@@ -10,11 +10,17 @@ from finflow_sb3.config import Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.offline.collect import cached_dataset, collect_file, market_key, require_fit
+from finflow_sb3.offline.collect import (
+    cached_dataset,
+    collect_file,
+    market_key,
+    require_fit,
+    stopped_when_interrupted,
+)
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.offline.npz_files import write_npz
-from finflow_sb3.offline.own import NOTHING, Own
+from finflow_sb3.offline.own import NOTHING, Own, names_of, require_names
 from finflow_sb3.offline.own_rules import GivenRule, own_rules
 from finflow_sb3.offline.parts import Parts
 from finflow_sb3.offline.record import read_record
@@ -54,13 +60,22 @@ def collect(
     if path is not None and path.suffix not in (".h5", ".hdf5", ".npz"):
         raise ConfigError(f"{path}: a dataset ends in .h5 or .npz")
     rules, found = own_rules(behaviours), [read_record(record) for record in records]
+    require_names(names_of(rules, found), only_own)
     settings, market = open_pinned(settings, None, watch)
     own = open_own(market, rules, found, only_own, watch)
     if path is None:
         dataset, path = _cached(settings, market, watch, own)
         return _collected(dataset, path, settings)
-    Parts(path).start(plain_yaml(settings).encode(), own.as_dict(), market_key(market))
-    return collect_into(settings, market, path, watch, own)
+    # What is refused is refused before a collection that was stopped makes way for this one.
+    own.behaviour_of_episodes(settings.collect, settings.env_kwargs)
+    parts = Parts(path)
+    try:
+        parts.start(plain_yaml(settings).encode(), own.as_dict(), market_key(market))
+        return collect_into(settings, market, path, watch, own)
+    except Exception:
+        if parts.transitions() == 0:
+            parts.remove()  # nothing is in it that could be gone on with
+        raise
 
 
 def collect_into(
@@ -80,7 +95,8 @@ def collect_into(
         own=own,
     )
     if export:
-        write_npz(dataset, path)
+        with stopped_when_interrupted():
+            write_npz(dataset, path)
     parts.remove()
     return _collected(dataset, path, settings)
 

@@ -6,7 +6,7 @@ import difflib
 import reprlib
 from collections.abc import Collection
 
-__all__ = ["one_line", "remedy", "shown"]
+__all__ = ["one_line", "remedy", "shown", "words"]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -38,3 +38,8 @@ def remedy(name: object, known: Collection[str], otherwise: str | None = None) -
     if near:
         return f"did you mean {near[0]!r}?"
     return otherwise or f"known: {', '.join(known)}"
+
+
+def words(name: str) -> str:
+    """A behaviour's name in words; the user's own, which have a colon, stay as they are."""
+    return name if ":" in name else name.replace("_", " ")

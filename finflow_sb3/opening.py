@@ -14,7 +14,7 @@ from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.sources import load_prices
 from finflow_sb3.offline.own import Own
 from finflow_sb3.offline.own_rules import GivenRule, OwnRule, own_rules
-from finflow_sb3.offline.record import Record, replay
+from finflow_sb3.offline.record import Record, decision_days, replay
 from finflow_sb3.results import Watch
 
 __all__ = ["open_market", "open_own", "open_pinned", "rules_instead_of"]
@@ -66,10 +66,9 @@ def open_own(
     replays = tuple(replay(record, market) for record in records)
     for each in replays:
         if each.left_out:
-            begin, end = market.splits.train.dates(market.prices.dates)
             watch.remark(
-                f"{each.record.path}: {each.left_out:,} of its {each.days:,} days lie outside the "
-                f"training split ({begin} to {end}) and are left out."
+                f"{each.record.path}: left out are {each.left_out:,} of its {each.days:,} days, "
+                f"which are none of {decision_days(market)}."
             )
     return Own(rules, replays, alone)
 

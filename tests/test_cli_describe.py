@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from finflow_sb3.cli.app import app
 from finflow_sb3.config import CollectSettings, EnvSettings
 from finflow_sb3.market.sources import write_prices
 from finflow_sb3.offline.collect import collect_dataset
-from finflow_sb3.offline.dataset_file import write_dataset
+from finflow_sb3.offline.dataset_file import read_dataset, write_dataset
 
 
 def run(*arguments: object) -> Result:
@@ -31,19 +32,32 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_tables_fit_into_100_columns(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console.out, "width", 100)
+def test_tables_fit_into_80_columns(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.out, "width", 80)
     monkeypatch.chdir(file.parent)
     done = run(file.name)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0].startswith("d.h5: 192 transitions in 16 episodes, ")
     assert "market rows 2" in lines[1] and "5 assets: S00, S01" in lines[1]
+    assert max(len(line) for line in lines if line.startswith(" ")) <= 80
     assert max(map(len, lines)) <= 100
     row = next(line for line in lines if line.strip().startswith("cash heavy"))
     assert row.split()[2:4] == ["2", "24"]
     assert "16 episodes only" in done.stdout
     assert "…" not in row
+
+
+@pytest.mark.parametrize("name", ["A[bold]", "[/b]", "[red]"])
+def test_names_are_no_markup(file: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(console.out, "width", 100)
+    data = read_dataset(file)
+    layout = dataclasses.replace(data.layout, assets=(name, *data.layout.assets[1:]))
+    path = file.with_name("named.h5")
+    write_dataset(dataclasses.replace(data, layout=layout), path)
+    done = run(path)
+    assert done.exit_code == 0, done.output
+    assert any(line.strip().startswith(f"tilt {name} ") for line in done.stdout.splitlines())
 
 
 def test_json_has_all(file: Path) -> None:

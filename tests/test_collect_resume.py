@@ -70,6 +70,42 @@ def test_stop_and_resume_is_one_go(settings: Settings, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("stopped*")) == ["stopped.h5"]
 
 
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("file", ["data.h5", None])
+def test_an_interruption_while_data_is_written_is_a_stop(
+    settings: Settings, tmp_path: Path, file: str | None
+) -> None:
+    class Interrupted(Watch):
+        def progress(self, stage: str, done: int, total: int) -> None:
+            if stage == "writing data":
+                raise KeyboardInterrupt
+
+    path = None if file is None else tmp_path / file
+    with pytest.raises(CollectionStopped):
+        collect(settings, path, Interrupted())
+    done = collect(settings) if path is None else resume_collecting(path)
+    assert done.episodes == 36
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [("offline.collect.read_dataset", "data.h5"), ("collecting.write_npz", "d.npz")],
+)
+def test_an_interruption_after_that_is_a_stop(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(f"finflow_sb3.{step}", interrupted)
+        with pytest.raises(CollectionStopped):
+            collect(settings, tmp_path / name)
+    assert resume_collecting(tmp_path / name).episodes == 36
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_the_cache_goes_on_by_itself(settings: Settings) -> None:
     stopped_at(settings, None, 20)
     seen: list[int] = []

@@ -160,6 +160,14 @@ WARNINGS = {
     },
     "Hardly moved": {},
     "Not what the rule wanted: actions of z": {},
+    "actions of cash heavy are": {"behaviours": ("x", "y", "cash_heavy")},
+    "Not what was held: weights after the trades of record:a_b are": {
+        "behaviours": ("x", "y", "record:a_b")
+    },
+    "One rule only (cash heavy)": {
+        "behaviours": ("cash_heavy", "y", "z"),
+        "behaviour": np.zeros(2, dtype=np.int32),
+    },
     "At the clip in most transitions: A, B": {
         "action": np.array([[0.95, x, 0.1] for x in (0.95, 0.95, 0.95, 0, -0.5)], dtype=np.float32)
     },
@@ -174,6 +182,11 @@ def test_warnings(said: str) -> None:
     found = describe_dataset(tiny(**WARNINGS[said])).warnings
     assert any(said in warning for warning in found), found
     assert all(warning.endswith(".") and "\n" not in warning for warning in found)
+
+
+def test_a_record_is_no_rule_that_wanted_something() -> None:
+    found = describe_dataset(tiny(behaviours=("x", "y", "record:z"))).warnings
+    assert not any("the rule wanted" in warning for warning in found)
 
 
 # ------------------------------------------------------------------ pieces

@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 import finflow_sb3
 from finflow_sb3.cli.app import app
 from finflow_sb3.config import CollectSettings, EnvSettings
-from finflow_sb3.errors import ConfigError, StorageError
+from finflow_sb3.errors import ArtefactError, ConfigError, StorageError
 from finflow_sb3.offline import export as module
 from finflow_sb3.offline.collect import collect_dataset
 from finflow_sb3.offline.dataset import OfflineDataset
@@ -342,3 +342,18 @@ def test_a_part_has_its_episodes(tmp_path: Path) -> None:
     for mine, theirs in zip(part.gather(index), whole, strict=True):
         assert torch.equal(mine, theirs)
     assert PENDULUM.observation_space.shape == dataset.spaces.observation_shape
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("largest", [1.0000001, 1.000005, 1.0001])
+def test_rounding_is_no_action_beyond_the_bounds(tmp_path: Path, name: str, largest: float) -> None:
+    scale = np.float32(largest / max(np.abs(e.actions).max() for e in pendulum_episodes()))
+    path = WRITERS[name](
+        tmp_path / name, tuple(e._replace(actions=e.actions * scale) for e in pendulum_episodes())
+    )
+    if largest > 1.00005:
+        with pytest.raises(ArtefactError, match=r"actions reach ±1\.0001, .* --action-range"):
+            read_plain(path)
+        return
+    dataset = read_plain(path)
+    assert np.abs(dataset.action).max() <= 1.0 and dataset.clipped == 0

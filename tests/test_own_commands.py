@@ -20,7 +20,7 @@ from finflow_sb3 import pipeline, resuming
 from finflow_sb3.cli.app import app
 from finflow_sb3.config import Settings
 from finflow_sb3.config_files import write_config
-from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.errors import ArtefactError, ConfigError, DataError
 from finflow_sb3.offline import collect as collecting
 from finflow_sb3.offline.collect import CollectionStopped
 from finflow_sb3.offline.dataset_file import read_dataset
@@ -78,7 +78,7 @@ def test_collect_in_python(settings: Settings, record: Path) -> None:
     assert done.transitions_of["record:held"] == 41
     assert (done.episodes, done.transitions) == (20, 18 * 40 + 41)
     (remark,) = watch.remarks
-    assert "10 of its 51 days lie outside the training split" in remark
+    assert "left out are 10 of its 51 days, which are none of the training split's" in remark
     alone = pipeline.collect(settings, "e.h5", records=[record], only_own=True)
     assert (alone.episodes, alone.transitions) == (2, 41)
     assert alone.behaviours.keys() == {"record:held"}
@@ -107,6 +107,53 @@ def test_a_stopped_collection_goes_on_with_the_same(
     for name in ("states", "row", "action", "reward", "distance", "episode", "behaviour"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
     assert first.settings == second.settings
+
+
+def failing(past: Any) -> Any:
+    raise ArithmeticError
+
+
+@pytest.mark.parametrize(
+    ("own", "error"),
+    [
+        ({"only_own": True}, "leaves no behaviour"),
+        ({"records": ["held.csv", "other/held.csv"]}, "record:held: two behaviours are called so"),
+        ({"behaviours": [RULE, "own_rules_here:zero"]}, "too few"),
+    ],
+)
+def test_what_is_refused_leaves_a_stopped_collection_alone(
+    settings: Settings, record: Path, own: dict[str, Any], error: str
+) -> None:
+    Path("other").mkdir()
+    Path("other/held.csv").write_bytes(record.read_bytes())
+    Path("own_rules_here.py").write_text(TEXT + TEXT.replace("half", "zero"))
+    settings = settings.replace(collect={"episodes": 9})
+    with pytest.raises(CollectionStopped):
+        pipeline.collect(settings, "d.h5", Notebook(6))
+    with pytest.raises(ConfigError, match=error):
+        pipeline.collect(settings, "d.h5", **own)
+    assert resuming.resume_collecting("d.h5").episodes == 9
+
+
+@pytest.mark.parametrize("own", [{"only_own": True}, {"records": ["held.csv", "held.csv"]}])
+def test_names_are_refused_before_a_market_is_opened(
+    settings: Settings, record: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("finflow_sb3.collecting.open_pinned", None)
+    with pytest.raises(ConfigError):
+        pipeline.collect(settings, "d.h5", **own)
+
+
+def test_a_collection_that_fails_leaves_nothing_it_could_go_on_with(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match="it raised ArithmeticError"):
+        pipeline.collect(settings, "d.h5", behaviours=[failing])
+    assert not Path("d.h5.part").exists()
+    monkeypatch.setattr(collecting, "PART_TRANSITIONS", 1)
+    with pytest.raises(DataError, match="it raised ArithmeticError"):
+        pipeline.collect(settings, "d.h5", behaviours=[failing])
+    assert list(Path("d.h5.part").glob("waves_*"))
 
 
 def test_alone_is_noted(settings: Settings) -> None:
@@ -195,7 +242,7 @@ def test_the_command_shows_how_many_transitions_came_of_each(
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
     assert rows[RULE][1:3] == ["2", "80"]
     assert rows["record:held"][1:3] == ["2", "41"]
-    assert "10 of its 51 days lie outside" in result.stderr
+    assert "left out are 10 of its 51 days" in result.stderr
     result = run("collect", "-c", "c.yml", "--record", record, "--only-own", "--json")
     assert json.loads(result.stdout)["transitions_of"] == {"record:held": 41}
 
@@ -245,6 +292,11 @@ def test_the_line_that_says_how_to_go_on_has_the_flags(
         (["--only-own"], "leaves no behaviour at all"),
         (["--record", "no.csv"], "no.csv: no such file; give one of weights"),
         (["--resume", "d.h5", "--only-own"], "leave out --only-own"),
+        (["--only-own", "--behaviour", RULE, "--behaviours", "anchor"], "leave out --behaviours"),
+        (
+            ["--only-own", "--record", "held.csv", "--noise", "0", "--episodes", "9"],
+            "records alone are left, on which --episodes and --noise would have no effect; leave",
+        ),
     ],
 )
 def test_flags_that_are_refused(settings: Settings, flags: list[str], part: str) -> None:

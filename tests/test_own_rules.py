@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from checkers import check_budget
 from markets import batch_of, small_market
 
@@ -18,7 +20,7 @@ from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings
 from finflow_sb3.config_files import resolve
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import observe
-from finflow_sb3.errors import ConfigError, DataError, FinflowError
+from finflow_sb3.errors import ArtefactError, ConfigError, DataError, FinflowError
 from finflow_sb3.market.splits import Span
 from finflow_sb3.offline.behaviours import RULES
 from finflow_sb3.offline.collect import cached_dataset, collect_dataset, dataset_key
@@ -132,6 +134,9 @@ def test_what_follows_a_row_changes_nothing(module: Any) -> None:
         ([0.5, 0, 0, 0, 0, 0.1], [0.5, 0, 0, 0, 0, 0.5]),
         ((0, 0, 0, 0, 0), [0, 0, 0, 0, 0, 1]),
         ([1.0 + 9e-7, -9e-7, 0, 0, 0], [1, 0, 0, 0, 0, 0]),
+        (pd.Series([0.4, 0.6], ["S03", "S00"]), [0.6, 0, 0, 0.4, 0, 0]),
+        (pd.Series([0.2, 0.5], ["Cash", "S01"]), [0, 0.5, 0, 0, 0, 0.5]),
+        (pd.Series([0.1, 0.2, 0, 0, 0]), [0.1, 0.2, 0, 0, 0, 0.7]),
     ],
 )
 def test_what_is_missing_to_one_is_cash(given: Any, whole: list[float]) -> None:
@@ -158,6 +163,11 @@ def failing(past: Past) -> Any:
         (None, r"gave nan|gave weights of shape \(\)"),
         ({"S00": 1.0}, "gave {'S00': 1.0}, which are no weights"),
         ("equal", "gave 'equal', which are no weights"),
+        ([10**400, 0, 0, 0, 0], "gave .*, which are no weights"),
+        (torch.zeros(5, requires_grad=True), "gave tensor.*, which are no weights"),
+        (pd.Series([1.0], ["S1"]), "gave a weight to 'S1', which is no asset .did you mean 'S"),
+        (pd.Series([0.5, 0.5], ["S01", "S01"]), "gave 'S01' two weights"),
+        (pd.Series([0.5, None], ["S01", "S02"]), "gave nan as weight 3"),
     ],
 )
 def test_what_is_no_allocation_is_refused(given: Any, part: str) -> None:
@@ -185,6 +195,15 @@ def test_a_rule_that_fails_is_named_with_its_line() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_a_rule_that_leaves_python_is_named() -> None:
+    def leaving(past: Past) -> Any:
+        sys.exit(0)
+
+    (rule,) = own_rules([leaving])
+    with pytest.raises(DataError, match="it raised SystemExit: 0"):
+        rule.target(batch_of(small_market()), 0)
+
+
 # ------------------------------------------------------------------ where it comes from
 
 
@@ -201,6 +220,7 @@ def test_a_rule_that_fails_is_named_with_its_line() -> None:
         ("trend = 3", "own_module:trend", "has no function 'trend'; name one that it has"),
         ("import no_such_lib", "own_module:trend", "ModuleNotFoundError: .*'no_such_lib'"),
         ("1 / 0", "own_module:trend", r"ZeroDivisionError: .*\(own_module.py, line 1\)"),
+        ("import sys; sys.exit(0)", "own_module:trend", r"SystemExit: 0 \(own_module.py, line 1\)"),
         ("def trend(past", "own_module:trend", r"SyntaxError: .*own_module.py, line 1"),
     ],
 )
@@ -328,6 +348,20 @@ def stale(write: Callable[[str], Path]) -> OwnRule:
     return own_rules([imported])[0]
 
 
+@pytest.mark.parametrize("now", [b"def trend(past", b"# caf\xe9\n", b"# coding: nonsense\n", b"\0"])
+def test_a_file_that_is_no_module_any_more_says_nothing(
+    module: Any, tmp_path: Path, now: bytes
+) -> None:
+    imported = own_rules(["own_module:trend"])[0].function
+    (tmp_path / "own_module.py").write_bytes(now)
+    assert own_rules([imported])[0].source is None
+
+
+def test_a_file_in_another_encoding_has_a_hash(module: Any, tmp_path: Path) -> None:
+    (tmp_path / "own_module.py").write_bytes(b"# coding: latin-1\n# caf\xe9\n" + TREND.encode())
+    assert own_rules(["own_module:trend"])[0].source is not None
+
+
 @pytest.mark.parametrize("kind", ["closure", "lambda", "object", "stale"])
 def test_a_rule_that_no_file_tells_apart_is_not_cached(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -385,6 +419,13 @@ def test_what_goes_on_has_the_rules_that_it_had(
     if before:
         with pytest.raises(FinflowError, match="run: a:f has changed since it was begun"):
             require_same(note(before), note(before, "2"), "run")
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, None), ("1", None), (None, "1")])
+def test_what_goes_on_has_rules_that_can_be_compared(before: str | None, now: str | None) -> None:
+    notes = [noted([OwnRule("a:f", equal, source)], [], False) for source in (before, now)]
+    with pytest.raises(ArtefactError, match=r"run: a:f is no plain function.*begin again"):
+        require_same(*notes, "run")
 
 
 def test_own_alone_needs_something() -> None:

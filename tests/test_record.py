@@ -24,7 +24,7 @@ from finflow_sb3.offline.collect import collect_dataset, dataset_key
 from finflow_sb3.offline.dataset import OfflineDataset
 from finflow_sb3.offline.describe import describe_dataset
 from finflow_sb3.offline.own import Own
-from finflow_sb3.offline.record import Record, read_record, replay
+from finflow_sb3.offline.record import Record, decision_days, read_record, replay
 
 FREE = EnvSettings(
     action_base="none", reward_baseline="none", fee=0.001, episode_length=12, ruin=0.0
@@ -295,7 +295,11 @@ def test_days_that_the_market_does_not_have_are_counted() -> None:
     [
         (["2001-01-06"], ("S00",), "2001-01-06 is no day of synthetic; .* trading day before it"),
         (["2001-01-05"], ("S0X",), "'S0X' is no asset of synthetic; did you mean 'S0"),
-        (["2002-03-01"], ("S00",), r"none of its days .* lies in the training split \(2000-12-20"),
+        (
+            ["2002-03-01"],
+            ("S00",),
+            r"none of its days .* days of decision \(2000-12-20",
+        ),
         (["1990-03-01"], ("S00",), "none of its days"),
     ],
 )
@@ -306,6 +310,26 @@ def test_records_that_do_not_fit(dates: list[str], assets: tuple[str, ...], part
     assert "\n" not in str(caught.value)
 
 
+def test_the_last_day_of_the_split_has_no_decision() -> None:
+    """Its return comes after the split: the day before it is the last one of a record."""
+    days = MARKET.prices.dates[TRAIN.stop - 3 : TRAIN.stop]
+    weights = np.array([[0.5, 0.5]])
+    laid = replay(Record("held.csv", days, ("S00",), weights.repeat(3, axis=0)), MARKET)
+    assert (laid.days, laid.left_out) == (3, 1)
+    assert f" to {days[1]}: what is held at the end of {days[2]} earns" in decision_days(MARKET)
+    with pytest.raises(DataError, match=f"to {days[1]}: what is held"):
+        replay(Record("held.csv", days[2:], ("S00",), weights), MARKET)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a/b.c.CSV.GZ", "b.c"), ("v1.2.parquet", "v1.2"), ("held.csv", "held"), ("held", "held")],
+)
+def test_a_name_goes_without_its_ending(file: str, name: str) -> None:
+    record = Record(file, MARKET.prices.dates[:1], ("S00",), np.array([[0.5, 0.5]]))
+    assert record.name == f"record:{name}"
+
+
 # ------------------------------------------------------------------ the file
 
 
@@ -313,7 +337,7 @@ def test_a_file_of_some_assets(tmp_path: Path) -> None:
     path = tmp_path / "my.weights.csv"
     path.write_text("date,S02,cash,S00\n2001-01-02,0.25,0.5,0.25\n2001-01-05,0.1,0.2,0\n")
     record = read_record(path)
-    assert record.name == "record:my"
+    assert record.name == "record:my.weights"
     assert record.assets == ("S02", "S00")
     np.testing.assert_allclose(record.weights, [[0.25, 0.25, 0.5], [0.1, 0.0, 0.9]])
     laid = replay(record, MARKET)
@@ -348,8 +372,9 @@ def test_kinds_of_files(tmp_path: Path, ending: str) -> None:
         ("date,A,B\n2001-01-03,0,0\n2001-01-02,0,0\n", "comes after 2001-01-03"),
         ("date,A,B\n2001-13-02,0,0\n", "'2001-13-02' is not a date"),
         ("date,symbol,weight\n2001-01-02,A,0.5\n", "'symbol' makes it one row an asset"),
-        ("date,A\n", "no rows"),
-        ("", "empty"),
+        ("date,A\n", "no rows; write the record again"),
+        ("2001-01-02,1\n", "line 1 holds a row of the record, not names"),
+        ("", "the file is empty; write the record again"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, text: str, part: str) -> None:

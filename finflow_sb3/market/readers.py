@@ -85,8 +85,13 @@ def split_day(text: str) -> tuple[int, int, int] | None:
     return int(year), int(month or month_2), int(day or day_2)
 
 
-def read_file(path: Path, name: str | None = None) -> RawTable:
+def read_file(path: Path, name: str | None = None, what: str = "prices") -> RawTable:
     """Read a CSV, CSV.gz or Parquet file.
+
+    Parameters
+    ----------
+    name : in messages, instead of the path
+    what : the rows are, in messages
 
     Raises
     ------
@@ -102,11 +107,11 @@ def read_file(path: Path, name: str | None = None) -> RawTable:
     if not path.name.lower().endswith(FILE_ENDINGS):
         raise DataError(f"{name}: unknown kind of file; use one of {', '.join(FILE_ENDINGS)}")
     if path.stat().st_size == 0:
-        raise DataError(f"{name}: the file is empty; write the prices again")
+        raise DataError(f"{name}: the file is empty; write the {what} again")
     try:
         if path.name.lower().endswith(".parquet"):
-            return _read_parquet(path, name)
-        return _read_csv(path, name)
+            return _read_parquet(path, name, what)
+        return _read_csv(path, name, what)
     except UnicodeDecodeError:
         raise DataError(f"{name}: the text is not UTF-8; save it as UTF-8 CSV") from None
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
@@ -114,7 +119,7 @@ def read_file(path: Path, name: str | None = None) -> RawTable:
         raise DataError(f"{name}: cannot be read ({reason}); write the file again") from None
 
 
-def read_frame(frame: pd.DataFrame, name: str = "DataFrame") -> RawTable:
+def read_frame(frame: pd.DataFrame, name: str = "DataFrame", what: str = "prices") -> RawTable:
     """Take a data frame, wide or long; a named or date index counts as columns.
 
     Raises
@@ -147,13 +152,13 @@ def read_frame(frame: pd.DataFrame, name: str = "DataFrame") -> RawTable:
     cells.columns = pd.RangeIndex(len(columns))
     first = str(cells.iat[0, 0]) if cells.size else ""
     filled, survivorship = _metadata(frame.attrs.get(METADATA))
-    return _raw_table(name, columns, cells, first, 1, filled, survivorship)
+    return _raw_table(name, what, columns, cells, first, 1, filled, survivorship)
 
 
-def _read_parquet(path: Path, name: str) -> RawTable:
+def _read_parquet(path: Path, name: str, what: str) -> RawTable:
     import pandas as pd
 
-    return read_frame(pd.read_parquet(path, engine="pyarrow"), name)
+    return read_frame(pd.read_parquet(path, engine="pyarrow"), name, what)
 
 
 def _metadata(stored: Any) -> tuple[dict[str, int], bool]:
@@ -175,14 +180,14 @@ def _open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8-sig", newline="")
 
 
-def _read_csv(path: Path, name: str) -> RawTable:
+def _read_csv(path: Path, name: str, what: str) -> RawTable:
     import pandas as pd
 
     with _open_text(path) as handle:
         rows = csv.reader(handle)
         header = [cell.strip() for cell in next(rows, [])]
         first = next((row[0] for row in rows if row), "")
-    _check_header(name, header)
+    _check_header(name, what, header)
     labels = _label_columns(header)
     # One column more than the header has: a longer row would otherwise shift its cells silently.
     width = len(header) + 1
@@ -202,7 +207,7 @@ def _read_csv(path: Path, name: str) -> RawTable:
             low_memory=False,
         )
     except pd.errors.EmptyDataError:
-        raise DataError(f"{name}: has a header but no rows; write the prices again") from None
+        raise DataError(f"{name}: has a header but no rows; write the {what} again") from None
     surplus = cells[width - 1].notna().to_numpy()
     if surplus.any():
         line = int(surplus.argmax()) + 2
@@ -212,18 +217,20 @@ def _read_csv(path: Path, name: str) -> RawTable:
     undated = cells.loc[cells[0] == ""]
     blank = undated.index[(undated.isna() | (undated == "")).all(axis=1)]
     cells = cells.drop(index=blank, columns=width - 1)
-    return _raw_table(name, tuple(header), cells, first, 2, {}, False)
+    return _raw_table(name, what, tuple(header), cells, first, 2, {}, False)
 
 
 def _spellings() -> list[str]:
     return sorted({form for m in MISSING for form in (m, m.upper(), m.title(), "NaN", "NaT")})
 
 
-def _check_header(name: str, header: list[str]) -> None:
+def _check_header(name: str, what: str, header: list[str]) -> None:
     if not any(header):
         raise DataError(f"{name}: line 1 is blank; it must name the columns (date, then assets)")
     if split_day(header[0]) is not None:
-        raise DataError(f"{name}: line 1 holds prices, not names; add a header: date, then assets")
+        raise DataError(
+            f"{name}: line 1 holds a row of the {what}, not names; add a header: date, then assets"
+        )
     if len(header) == 1:
         raise DataError(f"{name}: line 1 has one column; separate date and assets by commas")
 
@@ -236,6 +243,7 @@ def _label_columns(columns: list[str]) -> list[int]:
 
 def _raw_table(
     name: str,
+    what: str,
     columns: tuple[str, ...],
     cells: pd.DataFrame,
     first: str,
@@ -244,7 +252,7 @@ def _raw_table(
     survivorship: bool,
 ) -> RawTable:
     if cells.empty:
-        raise DataError(f"{name}: has no rows; write the prices again")
+        raise DataError(f"{name}: has no rows; write the {what} again")
     for i, column in enumerate(columns):
         if column in columns[:i]:
             raise DataError(

@@ -39,6 +39,7 @@ __all__ = [
     "dataset_key",
     "market_key",
     "require_fit",
+    "stopped_when_interrupted",
 ]
 
 VERSION = 5
@@ -51,6 +52,21 @@ StageProgress = Callable[[str, int, int], None]
 
 class CollectionStopped(KeyboardInterrupt):
     """A signal has stopped a collection; what it had come to is kept where there are parts."""
+
+
+@contextmanager
+def stopped_when_interrupted() -> Iterator[None]:
+    """Call an interruption a stop: where a file is made of parts, they are whole.
+
+    Raises
+    ------
+    CollectionStopped
+        At Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CollectionStopped from None
 
 
 def dataset_key(
@@ -126,12 +142,14 @@ def _cached(
     on_progress: StageProgress | None,
     own: Own,
 ) -> OfflineDataset:
+    parts = Parts(path)
     if path.exists():
         try:
-            return read_dataset(path, _of_stage(on_progress, "checking data"))
+            dataset = read_dataset(path, _of_stage(on_progress, "checking data"))
+            parts.remove()  # of a process that was stopped after it had written the file
+            return dataset
         except ArtefactError:
             path.unlink()  # an unreadable cache entry is as good as none
-    parts = Parts(path)
     try:
         dataset = collect_file(market, env, collect, seed, parts, path, on_progress, own)
     except ArtefactError:
@@ -174,15 +192,16 @@ def collect_file(
     behaviour = own.behaviour_of_episodes(collect, env)
     head = _head(market, env, collect, seed, own)
     sizes = Sizes(len(market.rows), parts.transitions(), len(behaviour), len(head.behaviours))
-    with new_dataset(path, head, sizes) as add:
-        add({"market_rows": market.rows, "behaviour": behaviour})
-        written, writing = 0, _of_stage(on_progress, "writing data")
-        for piece in pieces(parts.waves()):
-            add(piece)
-            written += len(piece["row"])
-            if writing is not None:
-                writing(written, sizes.transitions)
-    return read_dataset(path, _of_stage(on_progress, "checking data"))
+    with stopped_when_interrupted():
+        with new_dataset(path, head, sizes) as add:
+            add({"market_rows": market.rows, "behaviour": behaviour})
+            written, writing = 0, _of_stage(on_progress, "writing data")
+            for piece in pieces(parts.waves()):
+                add(piece)
+                written += len(piece["row"])
+                if writing is not None:
+                    writing(written, sizes.transitions)
+        return read_dataset(path, _of_stage(on_progress, "checking data"))
 
 
 def _of_stage(on_progress: StageProgress | None, stage: str) -> Progress | None:

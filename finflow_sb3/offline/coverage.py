@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.messages import words
 from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.record import PREFIX
 from finflow_sb3.offline.tallies import ActionTally, Spread
 
 __all__ = ["BINS", "ActionCoverage", "Dimension", "coverage_of", "dimension_names", "warnings_of"]
@@ -132,26 +134,40 @@ def warnings_of(
 
     Parameters
     ----------
-    distances : rule that has episodes → mean distance of the actions' targets from the rule's
+    distances : rule that has episodes → mean distance of the actions' targets from the rule's;
+        record → of the weights after the trade from its own
     rewards : the least and the largest
     """
     found = []
     if len(distances) == 1:
         found.append(
-            f"One rule only ({next(iter(distances))}): nothing says what another would have "
+            f"One rule only ({words(next(iter(distances)))}): nothing says what another would have "
             "earned; collect with more behaviours."
         )
     if episodes < FEW_EPISODES:
         found.append(f"{episodes} episodes only: market noise outweighs what rules differ in.")
     if rewards[0] == rewards[1]:
         found.append("All rewards are the same: no action can be told from another.")
-    far = [name for name, distance in distances.items() if distance > FAR]
-    if far:
+    far = [words(name) for name, distance in distances.items() if distance > FAR]
+    return (*found, *_far_warnings(far), *_action_warnings(coverage))
+
+
+def _far_warnings(far: Sequence[str]) -> list[str]:
+    """Of rules whose targets actions are far from, and of records that trades are far from."""
+    found = []
+    rules = [name for name in far if not name.startswith(PREFIX)]
+    records = [name for name in far if name.startswith(PREFIX)]
+    if rules:
         found.append(
-            f"Not what the rule wanted: actions of {_listed(far)} are further than {FAR} from its "
-            "targets on average, which they cannot express."
+            f"Not what the rule wanted: actions of {_listed(rules)} are further than {FAR} from "
+            "its targets on average, which they cannot express."
         )
-    return (*found, *_action_warnings(coverage))
+    if records:
+        found.append(
+            f"Not what was held: weights after the trades of {_listed(records)} are further than "
+            f"{FAR} from the recorded ones on average, which actions or limits keep out of reach."
+        )
+    return found
 
 
 def _action_warnings(coverage: ActionCoverage) -> list[str]:

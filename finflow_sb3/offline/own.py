@@ -14,7 +14,15 @@ from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.offline.own_rules import OwnRule
 from finflow_sb3.offline.record import Record, Replay, record_episodes
 
-__all__ = ["NOTHING", "Own", "flags_of", "noted", "require_same"]
+__all__ = [
+    "NOTHING",
+    "Own",
+    "flags_of",
+    "names_of",
+    "noted",
+    "require_names",
+    "require_same",
+]
 
 
 @dataclass(frozen=True)
@@ -39,19 +47,12 @@ class Own:
     alone: bool = False
 
     def __post_init__(self) -> None:
-        twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]
-        if twice:
-            raise ConfigError(f"{twice[0]}: two behaviours are called so; rename one of the two")
-        if self.alone and not self.names:
-            raise ConfigError(
-                "only_own leaves no behaviour at all; give rules of your own (--behaviour) or "
-                "records (--record) with it"
-            )
+        require_names(self.names, self.alone)
 
     @property
     def names(self) -> tuple[str, ...]:
         """In the order in which a dataset has them, behind `BEHAVIOURS`."""
-        return (*(rule.name for rule in self.rules), *(each.record.name for each in self.replays))
+        return names_of(self.rules, [each.record for each in self.replays])
 
     def rule_of_episodes(self, collect: CollectSettings) -> NDArray[np.int32]:
         """Rule of every episode but the records', as an index into `BEHAVIOURS` and `names`.
@@ -103,6 +104,29 @@ class Own:
                 )
 
 
+def names_of(rules: Sequence[OwnRule], records: Sequence[Record]) -> tuple[str, ...]:
+    """By which datasets call them, in their order."""
+    return (*(rule.name for rule in rules), *(record.name for record in records))
+
+
+def require_names(names: Sequence[str], alone: bool) -> None:
+    """What `Own` asks of names; for those who have no market yet, as fitting one takes long.
+
+    Raises
+    ------
+    ConfigError
+        As `Own` does.
+    """
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ConfigError(f"{twice[0]}: two behaviours are called so; rename one of the two")
+    if alone and not names:
+        raise ConfigError(
+            "only_own leaves no behaviour at all; give rules of your own (--behaviour) or "
+            "records (--record) with it"
+        )
+
+
 NOTHING = Own()
 
 
@@ -134,7 +158,7 @@ def require_same(note: dict[str, Any], given: dict[str, Any], what: str) -> None
     Raises
     ------
     ArtefactError
-        Naming what has to be given, or what has changed.
+        Naming what has to be given, or what has changed, or can't be compared.
     """
     before = flags_of(note)
     if before != flags_of(given):
@@ -143,6 +167,11 @@ def require_same(note: dict[str, Any], given: dict[str, Any], what: str) -> None
         raise ArtefactError(f"{what}: was begun with {with_what}; {again}")
     for kind in FLAGS:
         for (name, key), (_, now) in zip(note.get(kind, []), given.get(kind, []), strict=True):
+            if key is None or now is None:
+                raise ArtefactError(
+                    f"{what}: {name} is no plain function of a module's file as it stands now, so "
+                    "that it can't be compared with the one that it began with; begin again"
+                )
             if key != now:
                 raise ArtefactError(
                     f"{what}: {name} has changed since it was begun; take the change back, or "

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import sys
+import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,16 @@ from numpy.typing import ArrayLike, NDArray
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.errors import ConfigError, DataError
 from finflow_sb3.market.cache import content_key
-from finflow_sb3.messages import one_line, shown
+from finflow_sb3.market.readers import plain
+from finflow_sb3.messages import one_line, remedy, shown
 
-__all__ = ["GivenRule", "OwnRule", "Past", "own_rules", "whole_weights"]
+__all__ = ["CASH", "GivenRule", "OwnRule", "Past", "own_rules", "whole_weights"]
 
 Float = NDArray[np.float64]
 # What an optimiser's rounding may leave: below zero, or above one in all.
 TOLERANCE = 1e-6
+# The name of what is no asset, where weights have names.
+CASH = "cash"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class OwnRule:
     ----------
     name : ``module:function``, by which datasets call it
     function : gives weights of the assets, shape [n] or [n+1] with cash last, which are not
-        negative and sum to 1 at most; what is missing to 1 is cash
+        negative and sum to 1 at most; what is missing to 1 is cash. A pandas Series with names
+        is taken by these
     source : a hash of the file that the function stands in, None where that file does not say
         what it does (a closure, a notebook's cell, a file written anew since it was imported):
         such a rule can't be told from another of its name
@@ -91,18 +96,18 @@ class OwnRule:
         where = f"{self.name}: on {past.dates[-1]} "
         try:
             given: Any = self.function(past)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise DataError(
                 f"{where}it raised {what}{_line(error, 1)}; correct the rule"
             ) from error
         try:
-            return whole_weights(given, len(past.assets))
+            return whole_weights(given, past.assets)
         except ValueError as error:
             raise DataError(f"{where}{error}; correct the rule") from None
 
 
-def _line(error: Exception, frame: int = -1) -> str:
+def _line(error: BaseException, frame: int = -1) -> str:
     """Which line of a file was running, as in `` (rules.py, line 12)``; empty where none was.
 
     Parameters
@@ -138,7 +143,7 @@ def _kept(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def whole_weights(given: Any, n_assets: int) -> Float:
+def whole_weights(given: Any, assets: Sequence[str]) -> Float:
     """Checked weights [n+1] that sum to one, cash last.
 
     Raises
@@ -146,10 +151,7 @@ def whole_weights(given: Any, n_assets: int) -> Float:
     ValueError
         Saying what is wrong with them.
     """
-    try:
-        weights = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"gave {shown(given)}, which are no weights") from None
+    weights, n_assets = _numbers(_in_order(given, assets)), len(assets)
     if weights.shape not in ((n_assets,), (n_assets + 1,)):
         raise ValueError(
             f"gave weights of shape {weights.shape}, expected ({n_assets},), or "
@@ -169,6 +171,42 @@ def whole_weights(given: Any, n_assets: int) -> Float:
     whole[: len(weights)] = weights / max(total, 1.0)
     whole[-1] += max(0.0, 1.0 - float(whole.sum()))
     return whole
+
+
+def _numbers(given: Any) -> Float:
+    try:
+        return np.array(given, dtype=np.float64)
+    except Exception:  # each library's arrays fail in their own way
+        raise ValueError(f"gave {shown(given)}, which are no weights") from None
+
+
+def _in_order(given: Any, assets: Sequence[str]) -> Any:
+    """The values of a Series with names as a list [n+1], where absent names have 0; what else is
+    given, as it is.
+    """
+    pandas = sys.modules.get("pandas")  # nobody has a Series who has not imported it
+    if pandas is None or not isinstance(given, pandas.Series):
+        return given
+    if not any(isinstance(name, str) for name in given.index):
+        return given
+    ordered: list[Any] = [0.0] * (len(assets) + 1)
+    places: set[int] = set()
+    for name, weight in zip(given.index, given.tolist(), strict=True):
+        place = _place(name, assets)
+        if place in places:
+            raise ValueError(f"gave {name!r} two weights")
+        places.add(place)
+        ordered[place] = weight
+    return ordered
+
+
+def _place(name: Any, assets: Sequence[str]) -> int:
+    """Where the weight of this name stands, cash last."""
+    if name in assets:
+        return assets.index(name)
+    if isinstance(name, str) and plain(name) == CASH:
+        return len(assets)
+    raise ValueError(f"gave a weight to {name!r}, which is no asset ({remedy(str(name), assets)})")
 
 
 # ------------------------------------------------------------------ finding them
@@ -217,9 +255,13 @@ def _source(function: Function) -> str | None:
     path = Path(inspect.getsourcefile(function) or "")
     if not path.is_file():
         return None
-    text = path.read_text("utf-8")
     # In a session that has been open for a while the file may have been written anew.
-    compiled = compile(text, str(path), "exec", dont_inherit=True)
+    try:
+        with tokenize.open(path) as file:
+            text = file.read()
+        compiled = compile(text, str(path), "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):  # not decoded, or with null bytes
+        return None
     return content_key(text) if function.__code__ in compiled.co_consts else None
 
 
@@ -260,10 +302,10 @@ def _imported(module: str, name: str) -> Any:
                 f"folder that {module.split('.', maxsplit=1)[0]}.py lies in, or set PYTHONPATH"
             ) from None
         raise _failed(name, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(name, error) from error
 
 
-def _failed(name: str, error: Exception) -> ConfigError:
+def _failed(name: str, error: BaseException) -> ConfigError:
     what = one_line(f"{type(error).__name__}: {error}")
     return ConfigError(f"{name}: its module raised {what}{_line(error)}; correct it")

@@ -23,17 +23,25 @@ from finflow_sb3.envs.simplex import nearest_on_simplex
 from finflow_sb3.errors import DataError
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.cells import check_order, parse_dates, parse_numbers
-from finflow_sb3.market.readers import RawTable, plain, read_file
+from finflow_sb3.market.readers import FILE_ENDINGS, RawTable, plain, read_file
 from finflow_sb3.messages import remedy
-from finflow_sb3.offline.own_rules import TOLERANCE
+from finflow_sb3.offline.own_rules import CASH, TOLERANCE
 from finflow_sb3.offline.playing import Recorder, nearest_action
 from finflow_sb3.offline.waves import Wave
 
-__all__ = ["PREFIX", "Record", "Replay", "read_record", "record_episodes", "record_waves", "replay"]
+__all__ = [
+    "PREFIX",
+    "Record",
+    "Replay",
+    "decision_days",
+    "read_record",
+    "record_episodes",
+    "record_waves",
+    "replay",
+]
 
 Float = NDArray[np.float64]
 PREFIX = "record:"
-CASH = "cash"
 HOLDINGS = ("held", "weights", "pending")
 
 
@@ -56,8 +64,10 @@ class Record:
 
     @property
     def name(self) -> str:
-        """By which datasets call it: ``record:`` and the file's name without its endings."""
-        return f"{PREFIX}{Path(self.path).name.split('.')[0]}"
+        """By which datasets call it: ``record:`` and the file's name without its ending."""
+        name = Path(self.path).name
+        ending = next((end for end in FILE_ENDINGS if name.lower().endswith(end)), "")
+        return f"{PREFIX}{name[: len(name) - len(ending)]}"
 
     @property
     def key(self) -> str:
@@ -74,7 +84,7 @@ class Replay:
     first_row : of the market
     before : shape [D, n+1], weights when the day closes and before it trades, cash last
     after : shape [D, n+1], weights after it traded
-    days : of the record in all, those outside the training split too
+    days : of the record in all, those that are left out too
     """
 
     record: Record
@@ -85,7 +95,7 @@ class Replay:
 
     @property
     def left_out(self) -> int:
-        """Days of the record outside the training split."""
+        """Days of the record on which the training split has no decision."""
         return self.days - len(self.after)
 
 
@@ -106,7 +116,7 @@ def read_record(path: str | Path) -> Record:
     file = Path(path).expanduser()
     if not file.exists():
         raise DataError(f"{path}: no such file; give one of weights, dates × assets")
-    raw = read_file(file, name=str(path))
+    raw = read_file(file, name=str(path), what="record")
     if raw.symbol_column is not None:
         raise DataError(
             f"{raw.name}: column {raw.columns[raw.symbol_column]!r} makes it one row an asset; "
@@ -167,13 +177,22 @@ def replay(record: Record, market: ObservedMarket) -> Replay:
     # The day after a decision has to lie in the split too: its return is what is earned.
     start, stop = max(first, train.start), min(first + len(paths), train.stop - 1)
     if stop <= start:
-        begin, end = train.dates(market.prices.dates)
         raise DataError(
-            f"{record.path}: none of its days ({record.dates[0]} to {record.dates[-1]}) lies in "
-            f"the training split ({begin} to {end}); move the split, or give earlier days"
+            f"{record.path}: none of its days ({record.dates[0]} to {record.dates[-1]}) is one of "
+            f"{decision_days(market)}; move the split, or give other days"
         )
     before, after = paths[start - first : stop - first].transpose(1, 0, 2)
     return Replay(record, start, before, after, days)
+
+
+def decision_days(market: ObservedMarket) -> str:
+    """The days of the training split that a record may fill, in words."""
+    begin, end = market.splits.train.dates(market.prices.dates)
+    last = market.prices.dates[market.splits.train.stop - 2]
+    return (
+        f"the training split's days of decision ({begin} to {last}: what is held at the end of "
+        f"{end} earns its return after the split)"
+    )
 
 
 def _paths(record: Record, market: ObservedMarket) -> tuple[int, Float, int]:

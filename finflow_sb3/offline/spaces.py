@@ -106,7 +106,8 @@ def spaces_of(
     ----------
     observations, actions : arrays [N, ...] that have the shapes and types of all
     largest : max |action|
-    action_range : their bounds; without them actions have to lie in [-1, 1], d3rlpy's convention
+    action_range : their bounds; without them actions have to lie in [-1, 1], d3rlpy's convention,
+        but for what single precision rounds off
 
     Raises
     ------
@@ -117,9 +118,9 @@ def spaces_of(
         raise ArtefactError(f"{source}: its observations are images; the networks take flat ones")
     if actions.dtype.kind != "f":
         raise ArtefactError(f"{source}: its actions are discrete; the offline phase needs a Box")
-    if action_range is None and largest > 1.0:
+    if action_range is None and largest > 1.0 + ROUNDING:
         raise ArtefactError(
-            f"{source}: its actions reach ±{largest:.4g}, and the file has no bounds; give those "
+            f"{source}: its actions reach ±{largest:.6g}, and the file has no bounds; give those "
             "of the environment, as in --action-range -2 2"
         )
     shape = tuple(actions.shape[1:]) or (1,)

@@ -21,8 +21,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # read when numpy is loaded; torch is told below
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+for _name in THREADS:
+    os.environ.setdefault(_name, "1")  # read when numpy is loaded; torch is told below
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -153,9 +154,9 @@ def race_ours(settings: Settings, steps: int, turns: Connection) -> None:
 
 
 def race_peer(settings: Settings, steps: int, threads: int, turns: Connection) -> None:
-    torch.set_num_threads(threads)
     data = data_of(settings)
     algo, buffer = peer_of(settings, data), buffer_of(data)
+    torch.set_num_threads(threads)  # what opens a market sets one
 
     def run() -> None:
         algo.fit(
@@ -184,7 +185,8 @@ def answer(run: Callable[[], None], turns: Connection) -> None:
 class Racer:
     """A process that runs when it is its turn."""
 
-    def __init__(self, target: Callable[..., None], *args: Any):
+    def __init__(self, threads: int, target: Callable[..., None], *args: Any):
+        os.environ.update(dict.fromkeys(THREADS, str(threads)))  # which it inherits
         context = get_context("spawn")
         self.turns, theirs = context.Pipe()
         self.process = context.Process(target=target, args=(*args, theirs), daemon=True)
@@ -211,8 +213,8 @@ def main() -> None:
     apart, own = compare(settings, data_of(settings), options.batches)
     print(f"largest difference of a loss on equal batches and weights: {apart:.1e}")
     print(f"after up to {options.batches} steps of each on its own: {own:.1e}\n")
-    peer = Racer(race_peer, settings, options.steps, options.peer_threads)
-    ours = Racer(race_ours, settings, options.steps)
+    peer = Racer(options.peer_threads, race_peer, settings, options.steps, options.peer_threads)
+    ours = Racer(1, race_ours, settings, options.steps)
     print("| round | d3rlpy's `fit`, steps/s | ours, steps/s | ratio | ratio of processor time |")
     print("|---|---|---|---|---|")
     ratios: list[tuple[float, float]] = []

@@ -137,7 +137,9 @@ def _validation(snapshot: Snapshot) -> Iterable[RenderableType]:
     if last is None:
         return
     table = _table("validation", f"{last['step']:,}", f"best {best['step']:,}" if best else "")
-    for name, (called, form) in VALIDATION.items():
+    # Without a market a run is judged by its losses on what was held out.
+    held_out = {name: form for name, form in FIGURES.items() if name in last}
+    for name, (called, form) in (VALIDATION if "sharpe" in last else held_out).items():
         value = _marked(
             _shown(last.get(name), form), snapshot.validation_level if name == "sharpe" else None
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,10 @@ def plain_settings(settings: Settings, source: str) -> Settings:
     for section in OF_MARKETS:
         for name, value in vars(getattr(settings, section)).items():
             if value != getattr(getattr(usual, section), name):
+                variable = f"FINFLOW_{name.upper()}"
+                remedy = f"unset {variable}" if variable in os.environ else "leave it out"
                 raise ConfigError(
-                    f"{source}: has no market, and {section}.{name} is {value!r}; leave it out"
+                    f"{source}: has no market, and {section}.{name} is {value!r}; {remedy}"
                 )
     for name in OF_EXPERTS:
         if name in settings.iql.policy_kwargs:

@@ -428,3 +428,19 @@ def test_one_episode_leaves_no_trace(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="holds one episode"):
         pretrain(settings_in(tmp_path), tmp_path / "one.h5", action_range=(-2.0, 2.0))
     assert not (tmp_path / "logs").exists()
+
+
+def test_watching_shows_the_losses_on_what_was_held_out(run: Path) -> None:
+    result = CliRunner().invoke(app, ["watch", "--once", str(run)])
+    assert result.exit_code == 0, result.output
+    assert "value loss" in result.output
+    assert "Sharpe" not in result.output and "!!" not in result.output
+
+
+def test_a_variable_that_needs_a_market_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINFLOW_PRICES", "prices.csv")
+    settings = settings_in(tmp_path).replace(market={"prices": "prices.csv"})
+    with pytest.raises(ConfigError, match=r"'prices\.csv'; unset FINFLOW_PRICES"):
+        pretrain(settings, data / "pendulum-v0")

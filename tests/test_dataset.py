@@ -477,3 +477,12 @@ def test_two_that_collect_the_same_wait_for_each_other(
     np.testing.assert_array_equal(first.action, second.action)
     assert stages.count("episodes") == 4
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "cache"
+    place.write_text("a file where a folder belongs")
+    monkeypatch.setenv("FINFLOW_CACHE_DIR", str(place))
+    with pytest.raises(StorageError, match=r"\.h5: could not be written") as caught:
+        cached_dataset(small_market(), ENV, CollectSettings(episodes=8, n_envs=8), 0)
+    assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError
+from finflow_sb3.files import storing
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.offline.behaviours import RuleBook
 from finflow_sb3.offline.dataset import Head, OfflineDataset
@@ -127,10 +128,21 @@ def cached_dataset(
 
 @contextmanager
 def only_one(path: Path) -> Iterator[None]:
-    """Have other processes wait that would collect the same dataset; they find it then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    """Have other processes wait that would collect the same dataset; they find it then.
+
+    Raises
+    ------
+    StorageError
+        If the cache can't be written to.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _cached(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -173,13 +174,21 @@ def race_peer(settings: Settings, steps: int, threads: int, turns: Connection) -
 
 
 def answer(run: Callable[[], None], turns: Connection) -> None:
-    """Run once to warm up, then at each request; wall and processor seconds go back."""
+    """Run once to warm up, then at each request; wall and processor seconds go back, and page
+    faults.
+    """
     run()
     turns.send(None)
     while turns.recv():
-        before = time.perf_counter(), time.process_time()
+        before = time.perf_counter(), time.process_time(), page_faults()
         run()
-        turns.send((time.perf_counter() - before[0], time.process_time() - before[1]))
+        after = time.perf_counter(), time.process_time(), page_faults()
+        turns.send(tuple(b - a for a, b in zip(before, after, strict=True)))
+
+
+def page_faults() -> int:
+    """Pages that the system had to clear for this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 class Racer:
@@ -193,10 +202,10 @@ class Racer:
         self.process.start()
         self.turns.recv()
 
-    def run(self) -> tuple[float, float]:
+    def run(self) -> tuple[float, float, int]:
         self.turns.send(True)
-        seconds: tuple[float, float] = self.turns.recv()
-        return seconds
+        used: tuple[float, float, int] = self.turns.recv()
+        return used
 
 
 def main() -> None:
@@ -219,12 +228,14 @@ def main() -> None:
     print("|---|---|---|---|---|")
     ratios: list[tuple[float, float]] = []
     for number in range(1, options.rounds + 1):
-        (theirs, their_work), (mine, my_work) = peer.run(), ours.run()
+        (theirs, their_work, their_faults), (mine, my_work, faults) = peer.run(), ours.run()
         ratios.append((theirs / mine, their_work / my_work))
         rates = f"{options.steps / theirs:.1f} | {options.steps / mine:.1f}"
         print(f"| {number} | {rates} | {ratios[-1][0]:.2f} | {ratios[-1][1]:.2f} |", flush=True)
     wall, work = (statistics.median(column) for column in zip(*ratios, strict=True))
     print(f"\nmedian ratio {wall:.2f}, of processor time {work:.2f}; batch {options.batch_size}")
+    each = f"{their_faults / options.steps:,.0f}, ours {faults / options.steps:,.0f}"
+    print(f"page faults a step in the last round: d3rlpy's {each}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ FORMAT = "finflow-dataset-2"
 CHUNK_BYTES = 1 << 22
 # Checked before anyone would see a bar.
 QUICK_BYTES = 1 << 28
+# One row each for a day, a transition and an episode.
+COUNTED = ("market_rows", "row", "behaviour")
 Progress = Callable[[int, int], None]
 
 
@@ -156,8 +158,10 @@ def read_dataset(path: Path, on_progress: Progress | None = None) -> OfflineData
             if file.attrs.get("format") != FORMAT:
                 raise ArtefactError(f"{path}: no finflow dataset; write one with finflow collect")
             head = _head(file, path)
-            places = _places(file, head, path)
-            _verify(file, places, head, path, on_progress)
+            rows, transitions, episodes = (len(file[name]) for name in COUNTED)
+            sizes = Sizes(rows, transitions, episodes, len(head.behaviours))
+            places = _places(file, head, sizes, path)
+            _verify(file, places, head, sizes, path, on_progress)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ArtefactError(f"{path}: cannot be read ({error}); collect it again") from None
     arrays: dict[str, Any] = {name: _mapped(path, place) for name, place in places.items()}
@@ -171,7 +175,7 @@ def _head(file: Any, path: Path) -> Head:
         raise ArtefactError(f"{path}: {error}") from None
 
 
-def _places(file: Any, head: Head, path: Path) -> dict[str, Place]:
+def _places(file: Any, head: Head, sizes: Sizes, path: Path) -> dict[str, Place]:
     """Where all arrays lie.
 
     Raises
@@ -181,10 +185,6 @@ def _places(file: Any, head: Head, path: Path) -> dict[str, Place]:
     """
     import h5py
 
-    lengths = {name: len(file[name]) for name in ("market_rows", "row", "behaviour")}
-    sizes = Sizes(
-        lengths["market_rows"], lengths["row"], lengths["behaviour"], len(head.behaviours)
-    )
     places = {}
     for name, (shape, kind) in expected_forms(head.layout, sizes).items():
         array, link = file[name], file.get(name, getlink=True)
@@ -201,13 +201,14 @@ def _places(file: Any, head: Head, path: Path) -> dict[str, Place]:
 
 
 def _verify(
-    file: Any, places: dict[str, Place], head: Head, path: Path, on_progress: Progress | None
+    file: Any,
+    places: dict[str, Place],
+    head: Head,
+    sizes: Sizes,
+    path: Path,
+    on_progress: Progress | None,
 ) -> None:
     """Check every array, and all of them against the checksum."""
-    shapes = {name: place.shape for name, place in places.items()}
-    sizes = Sizes(
-        shapes["market_rows"][0], shapes["row"][0], shapes["behaviour"][0], len(head.behaviours)
-    )
     checks, digests, done = Checks(sizes), {}, 0
     total = sum(file[name].nbytes for name in places)
     for name in places:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from finflow_sb3.config import TD3BCSettings
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.experts import make_experts
 from finflow_sb3.nets.losses import balance_loss, prior_loss
 from finflow_sb3.nets.mean_rows import mean_state
 from finflow_sb3.network_sizes import NetworkSizes
@@ -31,6 +30,7 @@ from finflow_sb3.pretrain.modules import (
     FusedAdamFactory,
     LayoutEncoderFactory,
     make_critics,
+    make_policy,
 )
 
 __all__ = ["ExpertTD3BC", "make_td3bc"]
@@ -119,7 +119,7 @@ class ExpertTD3BC(ActorCriticLearner, TD3PlusBC):
 
     def inner_create_impl(self, observation_shape: Any, action_size: int) -> None:
         config, sizes = self._config, self.sizes
-        policy, target_policy = (self._make_policy(action_size) for _ in range(2))
+        policy, target_policy = (self._make_policy() for _ in range(2))
         encoders = LayoutEncoderFactory(self.layout, action_size, sizes)
         ddp = self._enable_ddp
         critics = make_critics(encoders, observation_shape, action_size, sizes, self._device, ddp)
@@ -154,10 +154,8 @@ class ExpertTD3BC(ActorCriticLearner, TD3PlusBC):
         self._impl.balance_coef = self.balance_coef
         self._impl.prior_coef = self.prior_coef
 
-    def _make_policy(self, action_size: int) -> ExpertPolicy:
-        experts = make_experts(
-            self.layout.size, action_size, self.layout, self.sizes, self.gate_scale
-        )
+    def _make_policy(self) -> ExpertPolicy:
+        experts = make_policy(self.layout, self.sizes, self.gate_scale)
         policy: ExpertPolicy = ExpertPolicy(experts).to(self._device)
         return policy
 

@@ -15,6 +15,7 @@ from finflow_sb3 import config_forms as forms
 from finflow_sb3.checks import CHECKS, Action, Level, complete_actions, complete_bounds
 from finflow_sb3.config_callbacks import known_callbacks
 from finflow_sb3.config_checks import check_settings, known_environment
+from finflow_sb3.config_evaluation import EvaluationSettings
 from finflow_sb3.config_fields import Checked, setting
 from finflow_sb3.config_policies import known_policy
 from finflow_sb3.errors import ConfigError
@@ -28,6 +29,7 @@ __all__ = [
     "CQSACSettings",
     "CollectSettings",
     "EnvSettings",
+    "EvaluationSettings",
     "IQLSettings",
     "MarketSettings",
     "MonitorSettings",
@@ -300,6 +302,7 @@ class Settings:
     cqsac: CQSACSettings = field(default_factory=CQSACSettings)
     run: RunSettings = field(default_factory=RunSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
         known_environment(self.env)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from finflow_sb3.checks import ACTIONS, CHECKS
 from finflow_sb3.config import BEHAVIOURS, Settings
 from finflow_sb3.config_checks import Contradiction
+from finflow_sb3.config_evaluation import BASELINES
 from finflow_sb3.config_keys import SECTIONS
 
 TRICKY = [
@@ -58,6 +59,8 @@ FORMS: dict[str, st.SearchStrategy[Any]] = {
     "ent_coef": st.floats(0.0, 10.0) | st.sampled_from(["auto", "auto_0.1", "0.1"]),
     "target_entropy": st.floats(-50.0, 50.0) | st.sampled_from(["auto", "seeded", "-3"]),
     "behaviours": st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=4).map(tuple),
+    "baselines": st.lists(st.sampled_from(BASELINES), min_size=1, max_size=4).map(tuple),
+    "stress": st.dictionaries(texts, st.just(["2008-09-01", "2009-03-31"]), max_size=3),
     "policy": st.sampled_from(["MultiExpertPolicy", "MlpPolicy"]),
     "policy_kwargs": SIZES | st.builds(lambda tree: {"optimizer_kwargs": {"a": tree}}, trees),
     "on_warning": st.dictionaries(st.sampled_from(list(CHECKS)), st.sampled_from(ACTIONS)),

@@ -1,0 +1,1 @@
+"""A matrix of algorithms, markets and seeds, on one machine or on many."""

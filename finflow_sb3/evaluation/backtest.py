@@ -15,7 +15,7 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.market.splits import Span
 
-__all__ = ["Act", "backtest", "baselines", "rule_curves"]
+__all__ = ["Act", "backtest", "baselines", "lagged", "play", "rule_curves"]
 
 Float = NDArray[np.float64]
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -40,9 +40,14 @@ def backtest(
     execution_lag : the environment's own if not given; observations keep the layout that the
         policy was trained with
     """
-    env = _lagged(env, execution_lag)
+    env = lagged(env, execution_lag)
     batch = PortfolioBatch(market, span, 1, env, evaluation=True)
     batch.reset()
+    return play(batch, act, name, env)
+
+
+def play(batch: PortfolioBatch, act: Act, name: str, env: EnvSettings) -> Curve:
+    """What a policy makes of a batch of one portfolio, from the batch's state to its end."""
     record = _Record(batch)
     for _ in range(batch.episode_length):
         batch.step(act(batch.observations()))
@@ -56,7 +61,7 @@ def baselines(
     """Equal weight (rebalanced every 21 days), buy and hold, the anchors' average and each
     anchor (traded at the environment's trade rate), at the same costs and constraints.
     """
-    env = _lagged(env, execution_lag)
+    env = lagged(env, execution_lag)
     names = [f"anchor: {name}" for name in market.anchors.names]
     slow = dataclasses.replace(env, trade_rate=default_trade_rate(env))
     if env.action_base != "anchors":
@@ -99,7 +104,7 @@ def _anchor_targets(batch: PortfolioBatch) -> Float:
     return np.concatenate([anchors.mean(axis=0, keepdims=True), anchors])
 
 
-def _lagged(env: EnvSettings, execution_lag: int | None) -> EnvSettings:
+def lagged(env: EnvSettings, execution_lag: int | None) -> EnvSettings:
     """`env` with this lag and nothing that ends an episode early: a backtest sees ruin through."""
     lag = env.execution_lag if execution_lag is None else execution_lag
     return dataclasses.replace(env, execution_lag=lag, ruin=0.0)

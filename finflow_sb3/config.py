@@ -68,6 +68,12 @@ class MarketSettings(Checked):
         None, "last day of the training split (else train_fraction)", form=forms.date
     )
     validation_end: str | None = setting(None, "last day of the validation split", form=forms.date)
+    train_start: str | None = setting(
+        None, "first day of the training split (else the first usable one)", form=forms.date
+    )
+    test_end: str | None = setting(
+        None, "last day of the test split (else the last there is)", form=forms.date
+    )
     train_fraction: float = setting(0.6, "share of the usable days for training", 0.05, 0.95)
     validation_fraction: float = setting(0.15, "share for validation", 0.01, 0.9)
     anchor_refit: int = setting(21, "days between refits of the anchors", 1, 252)

@@ -6,6 +6,7 @@ The range of one setting stands beside it in `config.py`.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -90,12 +91,15 @@ def _faults(settings: Settings) -> Iterator[Fault]:
 
 
 def _market_faults(market: MarketSettings) -> Iterator[Fault]:
-    first, last = market.train_end, market.validation_end
-    if first is not None and last is not None:
+    in_order = ("train_start", "train_end", "validation_end", "test_end")
+    given = [(name, getattr(market, name)) for name in in_order if getattr(market, name)]
+    for (name, first), (later, last) in itertools.pairwise(given):
         if first >= last:
-            names = ("market.train_end", "market.validation_end")
-            yield names, f"{first} must lie before validation_end {last}"
-    elif market.train_fraction + market.validation_fraction >= 1.0:
+            names = (f"market.{name}", f"market.{later}")
+            yield names, f"{first} must lie before {later} {last}"
+    if not (market.train_end and market.validation_end) and (
+        market.train_fraction + market.validation_fraction >= 1.0
+    ):
         yield (
             ("market.train_fraction", "market.validation_fraction"),
             f"{market.train_fraction} and validation_fraction {market.validation_fraction} leave "

@@ -53,6 +53,8 @@ BOUNDED = st.sampled_from(
 FORMS: dict[str, st.SearchStrategy[Any]] = {
     "train_end": st.none() | dates,
     "validation_end": st.none() | dates,
+    "train_start": st.none() | dates,
+    "test_end": st.none() | dates,
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     "learning_rate": st.floats(0.0, 100.0) | st.sampled_from(["lin_3e-4", "lin_1"]),
     "risk_measure": st.sampled_from(["neutral", "cvar:0.25", "wang:-0.75"]),

@@ -26,6 +26,7 @@ def write(tmp_path: Path) -> Any:
     [
         (["train_end:2020-01-01", "validation_end:2019-01-01"], ["train_end", "must lie before"]),
         (["train_end:2020-01-01", "validation_end:2020-01-01"], ["validation_end 2020-01-01"]),
+        (["train_start:2020-01-01", "test_end:2019-01-01"], ["train_start", "before test_end"]),
         (["train_fraction:0.9"], ["market.train_fraction", "under 1"]),
         (["anchor_window:126"], ["anchor_min_window: 252", "anchor_window 126"]),
         (["batch_size:60000"], ["cqsac.batch_size: 60000", "buffer_size 50000"]),

@@ -150,12 +150,38 @@ def test_train_end_alone_leaves_validation_in_proportion() -> None:
         ),
         ({"train_fraction": 0.9, "validation_fraction": 0.3}, "the test split has 0 rows"),
         ({"validation_end": str(DATES[990])}, "the test split has 9 rows"),
+        ({"train_start": str(DATES[999])}, "train_start: .* lies outside"),
+        ({"test_end": str(DATES[50])}, "test_end: .* lies outside"),
     ],
 )
 def test_bad_splits_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         make_splits(DATES, 100, MarketSettings(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_window_of_the_history_by_hand() -> None:
+    """What lies before train_start and after test_end is in no split; features still see it."""
+    settings = MarketSettings(
+        train_start=str(DATES[300]),
+        train_end=str(DATES[499]),
+        validation_end=str(DATES[599]),
+        test_end=str(DATES[699]),
+    )
+    splits = make_splits(DATES, 100, settings, purge=2)
+    assert splits.train == Span(300, 498)
+    assert splits.validation == Span(500, 598)
+    assert splits.test == Span(600, 700)
+    early = dataclasses.replace(settings, train_start=str(DATES[5]))
+    assert make_splits(DATES, 100, early).train.start == 100
+
+
+def test_fractions_are_of_the_window() -> None:
+    window = MarketSettings(train_start=str(DATES[200]), test_end=str(DATES[599]))
+    splits = make_splits(DATES, 100, window)
+    assert (splits.train.start, splits.test.stop) == (200, 600)
+    assert splits.validation.start == 200 + round(400 * 0.6)
+    assert splits.test.start == splits.validation.start + round(400 * 0.15)
 
 
 @pytest.mark.parametrize(("lag", "expected"), [(0, 1), (1, 2)])

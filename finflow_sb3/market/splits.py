@@ -45,7 +45,7 @@ class Splits:
 def make_splits(
     dates: NDArray[np.datetime64], first_row: int, settings: MarketSettings, purge: int = 1
 ) -> Splits:
-    """Split the rows from `first_row` on.
+    """Split the rows from `first_row` on, or those from `train_start` to `test_end`.
 
     Parameters
     ----------
@@ -58,28 +58,47 @@ def make_splits(
     DataError
         If a split date lies outside the data, or a split would be shorter than 42 rows.
     """
-    usable = len(dates) - first_row
+    first_row, stop = _usable(dates, first_row, settings)
+    usable = stop - first_row
     train_stop = first_row + round(usable * settings.train_fraction)
     validation_stop = train_stop + round(usable * settings.validation_fraction)
     share = settings.validation_fraction / (1.0 - settings.train_fraction)
     if settings.train_end is not None:
         train_stop = _row_after(dates, settings.train_end, first_row, "train_end")
-        validation_stop = train_stop + round((len(dates) - train_stop) * share)
+        validation_stop = train_stop + round((stop - train_stop) * share)
     if settings.validation_end is not None:
         validation_stop = _row_after(dates, settings.validation_end, first_row, "validation_end")
     splits = Splits(
         Span(first_row, train_stop - purge),
         Span(train_stop, validation_stop - purge),
-        Span(validation_stop, len(dates)),
+        Span(validation_stop, stop),
     )
     for name, span in splits.named().items():
         if len(span) < MIN_ROWS:
             raise DataError(
                 f"the {name} split has {len(span)} rows, needs {MIN_ROWS}; "
-                f"usable days are {dates[first_row]} to {dates[-1]}: move train_end or "
+                f"usable days are {dates[first_row]} to {dates[stop - 1]}: move train_end or "
                 "validation_end, or give a longer history"
             )
     return splits
+
+
+def _usable(
+    dates: NDArray[np.datetime64], first_row: int, settings: MarketSettings
+) -> tuple[int, int]:
+    """First row to train on, and the row after the last to test on."""
+    stop = len(dates)
+    if settings.test_end is not None:
+        stop = _row_after(dates, settings.test_end, first_row, "test_end")
+    if settings.train_start is not None:
+        day = np.datetime64(settings.train_start, "D")
+        if day >= dates[stop - 1]:
+            raise DataError(
+                f"train_start: {settings.train_start} lies outside the usable data "
+                f"({dates[first_row]} to {dates[stop - 1]})"
+            )
+        first_row = max(first_row, int(np.searchsorted(dates, day)))
+    return first_row, stop
 
 
 def _row_after(dates: NDArray[np.datetime64], text: str, first_row: int, name: str) -> int:

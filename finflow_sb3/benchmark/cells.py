@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finflow_sb3._version import installed_version
-from finflow_sb3.config import BASELINES, OFFLINE_ALGORITHMS, Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, Settings
+from finflow_sb3.config_evaluation import BASELINES
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.cache import content_key

@@ -21,6 +21,7 @@ from finflow_sb3.cli import (
     pretrain,
     profile,
     train,
+    walkforward,
     watch,
 )
 from finflow_sb3.cli.console import print_error
@@ -98,6 +99,7 @@ _COMMANDS = {
     "finetune": finetune.command,
     "train": train.train_command,
     "evaluate": evaluate.command,
+    "walkforward": walkforward.command,
     "plot": plot.command,
     "watch": watch.command,
     "profile": profile.command,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finflow_sb3.profiling import profile
     from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
     from finflow_sb3.runs.snapshot import take_snapshot
+    from finflow_sb3.walkforward import walkforward
 
     __version__: str
 
@@ -60,6 +61,7 @@ __all__ = [
     "resume_pretraining",
     "take_snapshot",
     "train",
+    "walkforward",
 ]
 
 _HOMES = {
@@ -88,6 +90,7 @@ _HOMES = {
     "resume_pretraining": "resuming",
     "take_snapshot": "runs.snapshot",
     "train": "pipeline",
+    "walkforward": "walkforward",
 }
 _OWN_NAMES = {"plot": "plot_runs"}
 """Public names that are called otherwise at home, where they would say too little."""

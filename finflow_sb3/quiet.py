@@ -1,10 +1,18 @@
-"""Keeps one notice of an imported library away from the user."""
+"""Keeps notices of imported libraries away from the user."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 
-__all__ = ["silence_gym_notice"]
+__all__ = ["import_d3rlpy", "silence_gym_notice"]
+
+
+def import_d3rlpy() -> None:
+    """Import d3rlpy without what it prints to stdout, where results go, if Shimmy is installed."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module("d3rlpy")
 
 
 def silence_gym_notice() -> None:

@@ -52,7 +52,7 @@ LAYERS = (
     ("allocate", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
     ("reopening",),
     ("benchmark",),
-    ("walkforward",),
+    ("walkforward", "walkforward_report"),
     ("exchange", "profiling", "resuming"),
     ("cli",),
 )

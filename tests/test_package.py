@@ -83,3 +83,10 @@ def test_a_verb_is_not_hidden_by_the_package_of_its_name() -> None:
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         _ = finflow_sb3.pretrian
+
+
+def test_heavy_imports_print_nothing_to_stdout() -> None:
+    """Where Shimmy is installed d3rlpy says so on stdout, where results go."""
+    code = "import finflow_sb3.quiet as q; q.silence_gym_notice(); import finflow_sb3.pipeline"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from finflow_sb3.files import whole_file
 from finflow_sb3.offline.plain import PlainDataset, PlainEpisode, joined, numbers, reading
 from finflow_sb3.offline.spaces import ActionRange, spaces_of
+from finflow_sb3.quiet import import_d3rlpy
 
 if TYPE_CHECKING:
     from d3rlpy.dataset import Episode
@@ -153,6 +154,7 @@ def write_d3rlpy(episodes: Iterable[PlainEpisode], count: int, path: Path) -> No
     StorageError
         If it cannot be written.
     """
+    import_d3rlpy()
     from d3rlpy.dataset.io import dump
 
     with whole_file(path) as new, new.open("w+b") as file:

@@ -1,0 +1,105 @@
+"""`finflow walkforward`: train again on each fold, and join the test days into one net curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from finflow_sb3.cli.console import out as output
+from finflow_sb3.cli.console import print_json
+from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+
+if TYPE_CHECKING:
+    from finflow_sb3.walkforward import WalkForward
+
+__all__ = ["command"]
+
+
+@shared_options
+def command(
+    shared: Shared,
+    algos: Annotated[
+        str, typer.Option(help="Algorithms that learn, separated by commas.")
+    ] = "cqsac",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, from --seed on.")] = 1,
+    test_days: Annotated[int, typer.Option(min=21, help="Days that a fold is tested on.")] = 504,
+    train_days: Annotated[
+        int, typer.Option(min=126, help="Days that the first fold is trained on, or each.")
+    ] = 2016,
+    window: Annotated[
+        Literal["expanding", "rolling"],
+        typer.Option(help="expanding trains on all of the past, rolling on --train-days of it."),
+    ] = "expanding",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("walkforward"),
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Processes of this machine, or Ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time.", show_default="2; on Ray all")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster.", show_default="one on this machine")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Of a cell that fails.")] = 2,
+) -> None:
+    """Train again on each fold's past, and join the days after it into one net curve.
+
+    The same command again runs only what has no result in --out yet.
+    """
+    settings = shared_settings(shared, None)
+    names = [name.strip() for name in algos.split(",") if name.strip()]
+
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.benchmark.matrix import Executor
+    from finflow_sb3.cli.cells import cells_shown
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.walkforward import walkforward
+
+    with watching() as watch, cells_shown() as listen:
+        found = walkforward(
+            settings,
+            names,
+            seeds,
+            test_days,
+            train_days,
+            window == "expanding",
+            out,
+            Executor(executor, workers, retries, address),
+            watch,
+            listen,
+            shared.param or [],
+            shared.config or [],
+        )
+    if shared.json:
+        print_json({"out": found.out, "folds": found.folds, "measures": found.measures})
+    else:
+        _show(found)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _show(found: WalkForward) -> None:
+    from finflow_sb3.evaluation.plot_style import label
+    from finflow_sb3.walkforward_report import COLUMNS, HEADS, figure
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    for heading in HEADS:
+        table.add_column(heading, justify="right", vertical="bottom")
+    for name, lags in found.measures.items():
+        table.add_row(label(name), *(figure(c, lags["lag_0"][c]) for c in COLUMNS))
+    first = found.curves[0]
+    output.print(
+        Text(f"{len(found.folds)} folds, {first.dates[0]} to {first.dates[-1]}, net of costs:")
+    )
+    output.print(table)
+    for title, why in found.failed.items():
+        output.print(Text(f"{title} failed: {why}", "red"), soft_wrap=True)
+    output.print(Text(f"Table and picture: {found.out / 'walkforward.md'}"), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_evaluation import BASELINES
 from finflow_sb3.config_files import plain_yaml, read_config
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
-from finflow_sb3.errors import ConfigError
+from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.messages import remedy, shown
 
@@ -137,11 +138,25 @@ def write_cell(cell: Cell, folder: Path) -> None:
     plain = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
     plain["arguments"] = dict(cell.arguments)
     del plain["settings"]
+    plain["key"] = cell.key
     (folder / CELL).write_text(json.dumps(plain), "utf-8")
     (folder / SETTINGS).write_text(plain_yaml(cell.settings), "utf-8")
 
 
 def read_cell(folder: Path) -> Cell:
-    """What `write_cell` wrote. Nothing in it is executed."""
+    """What `write_cell` wrote. Nothing in it is executed.
+
+    Raises
+    ------
+    ArtefactError
+        If it is another cell here: with other code it would give other numbers.
+    """
     content = json.loads((folder / CELL).read_text("utf-8"))
-    return Cell(settings=read_config(folder / SETTINGS), **content)
+    key = content.pop("key")
+    cell = Cell(settings=read_config(folder / SETTINGS), **content)
+    if cell.key != key:
+        raise ArtefactError(
+            f"{cell.title}: {platform.node()} has other code of finflow-sb3 ({code_version()}) "
+            "than the machine that asks; install the same everywhere"
+        )
+    return cell

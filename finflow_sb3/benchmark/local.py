@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from finflow_sb3.benchmark.processes import run_process
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.tasks import CellFailed, Event, Failed, Files, Listener, Task
+from finflow_sb3.benchmark.tasks import CellFailed, Event, Failed, Files, Listener, Task, Waiting
 from finflow_sb3.stopping import Stop, stop_on_signal
 
 __all__ = ["run_local"]
@@ -33,7 +33,7 @@ class _Ended:
 class _Work:
     """Attempts that wait or run, and what their threads have said."""
 
-    waiting: list[tuple[Task, int]]
+    waiting: Waiting
     news: queue.SimpleQueue[Event | _Ended] = field(default_factory=queue.SimpleQueue)
     running: dict[str, Task] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -44,20 +44,6 @@ class _Work:
         self.over = True
         for process in list(self.processes.values()):
             process.kill()
-
-    def next(self) -> tuple[Task, int]:
-        """An attempt whose pretraining no running cell is at, if there is one.
-
-        The other would wait for it, with a process that could do something else.
-        """
-        busy = {_shared(task) for task in self.running.values()} - {None}
-        free = (i for i, (task, _) in enumerate(self.waiting) if _shared(task) not in busy)
-        return self.waiting.pop(next(free, 0))
-
-
-def _shared(task: Task) -> str | None:
-    algo = task.cell.pretrains
-    return None if algo is None else task.cell.pretraining_key(algo)
 
 
 def run_local(
@@ -77,7 +63,7 @@ def run_local(
     KeyboardInterrupt
         At Ctrl-C, with all processes ended; what is stored stays.
     """
-    work = _Work([(task, 0) for task in tasks])
+    work = _Work(Waiting(tasks))
     failed: list[Failed] = []
     with stop_on_signal() as stop, ThreadPoolExecutor(workers) as threads:
         try:
@@ -97,7 +83,7 @@ def _heed(stop: Stop) -> None:
 
 
 def _begin(work: _Work, threads: ThreadPoolExecutor, listen: Listener) -> None:
-    task, attempt = work.next()
+    task, attempt = work.waiting.next(list(work.running.values()))
     work.running[task.cell.key] = task
     listen(Event(task.cell, "started"))
     threads.submit(_attempt, work, task, attempt)
@@ -144,7 +130,7 @@ def _hear(work: _Work, store: Store, retries: int, listen: Listener, failed: lis
         return
     why = str(news.failure)
     if news.attempt < retries and not (news.failure and news.failure.hopeless):
-        work.waiting.insert(0, (news.task, news.attempt + 1))
+        work.waiting.again(news.task, news.attempt + 1)
         listen(Event(cell, "again", why))
         return
     failed.append(Failed(cell, why))

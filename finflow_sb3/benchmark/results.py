@@ -7,6 +7,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def unpack(files: Mapping[str, bytes], where: str) -> CellResult:
             curves=tuple(curves),
             policy={name: files[f"{POLICY}/{name}"] for name in head["policy"]},
         )
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ArtefactError(f"{where}: is not whole ({error}); run the cell again") from None
 
 

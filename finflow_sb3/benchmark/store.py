@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -15,7 +15,6 @@ from finflow_sb3.benchmark.tasks import Failed, Files
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.errors import ArtefactError, StorageError
 from finflow_sb3.files import present, storing, sweep, whole_folder, write_whole
-from finflow_sb3.pretrain.artefact import write_json
 
 __all__ = ["Store"]
 
@@ -110,8 +109,8 @@ class Store:
         if not failed:
             path.unlink(missing_ok=True)
             return
-        lines: dict[str, Any] = {each.cell.title: each.why for each in failed}
-        write_json(path, lines)
+        lines = {each.cell.title: each.why for each in failed}
+        write_whole(path, json.dumps(lines, indent=1).encode())
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ __all__ = [
     "Files",
     "Listener",
     "Task",
+    "Waiting",
     "carried_by",
     "placed",
     "prices_key",
@@ -85,6 +86,34 @@ class Failed:
 
 
 Listener = Callable[[Event], None]
+
+
+class Waiting:
+    """Attempts that are to be begun, in their order as far as it is of use."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        self.attempts = [(task, 0) for task in tasks]
+
+    def __len__(self) -> int:
+        return len(self.attempts)
+
+    def next(self, running: Sequence[Task]) -> tuple[Task, int]:
+        """The first whose pretraining no running cell is at, or else the first.
+
+        It would wait for the other, with a process that could do something else.
+        """
+        busy = {_shared(task) for task in running} - {None}
+        free = (i for i, (task, _) in enumerate(self.attempts) if _shared(task) not in busy)
+        return self.attempts.pop(next(free, 0))
+
+    def again(self, task: Task, attempt: int) -> None:
+        """Have a task tried once more, next of all."""
+        self.attempts.insert(0, (task, attempt))
+
+
+def _shared(task: Task) -> str | None:
+    algo = task.cell.pretrains
+    return None if algo is None else task.cell.pretraining_key(algo)
 
 
 class CellFailed(FinflowError):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Fold:
         return settings.replace(market=self.days)
 
     @property
-    def days(self) -> dict[str, str | None]:
+    def days(self) -> dict[str, Any]:
         """Settings of the market, by which splits become the fold's."""
         names = ("train_start", "train_end", "validation_end", "test_end")
         return {name: getattr(self, name) for name in names}

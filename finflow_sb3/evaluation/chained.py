@@ -96,7 +96,7 @@ def joined(curves: Sequence[Curve]) -> Curve:
     first = curves[0]
     if any((c.assets, c.anchors) != (first.assets, first.anchors) for c in curves):
         raise DataError(f"{first.name}: its pieces are of different assets or anchors")
-    arrays = {
+    arrays: dict[str, Any] = {
         field.name: np.concatenate([getattr(c, field.name) for c in curves])
         for field in dataclasses.fields(Curve)
         if isinstance(getattr(first, field.name), np.ndarray)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from finflow_sb3._version import installed_version
-from finflow_sb3.config import OFFLINE_ALGORITHMS, Settings
+from finflow_sb3.benchmark.code import code_version
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_evaluation import BASELINES
+from finflow_sb3.config_files import plain_yaml, read_config
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.messages import remedy, shown
 
-__all__ = ["LEARNED", "Cell", "known_algorithm"]
+__all__ = ["LEARNED", "OURS", "Cell", "known_algorithm", "read_cell", "write_cell"]
 
-LEARNED = ("cqsac", "cqsac_scratch", *OFFLINE_ALGORITHMS, *PLAIN_ALGORITHMS)
-"""Algorithms that train; `cqsac` is pretrained by IQL, `cqsac_scratch` is not."""
+OURS = ("cqsac", "cqsac_scratch", *OFFLINE_ALGORITHMS)
+"""`cqsac` is pretrained by IQL, `cqsac_scratch` learns online alone."""
+LEARNED = (*OURS, *PLAIN_ALGORITHMS)
+"""Algorithms that train."""
+
+CELL, SETTINGS = "cell.json", "config.yml"
 
 
 def known_algorithm(name: str) -> str:
@@ -42,10 +50,11 @@ class Cell:
     ----------
     algo : one of `LEARNED`, or a rule of `BASELINES`
     market : what the market is called in tables; `settings.market` says what it is
-    settings : resolved, with the cell's seed in `run.seed`
-    arguments : of a plain algorithm of SB3
-    fold : which fold of a walk-forward; empty for none
+    settings : resolved, with the cell's seed in `run.seed`; its process has one torch thread
+        whatever they say, and the CPU where the device is `auto`
     prices : hash of the prices, as two files of one name may differ
+    arguments : of a plain algorithm of SB3, as JSON has them
+    fold : which fold of a walk-forward; empty for none
     """
 
     algo: str
@@ -54,6 +63,11 @@ class Cell:
     prices: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     fold: str = ""
+
+    def __post_init__(self) -> None:
+        device = self.settings.run.device
+        alone = {"threads": 1, "device": "cpu" if device == "auto" else device}
+        object.__setattr__(self, "settings", self.settings.replace(run=alone))
 
     @property
     def seed(self) -> int:
@@ -69,18 +83,35 @@ class Cell:
         return " ".join(p for p in [*parts, f"seed {self.seed}" if self.learns else ""] if p)
 
     @property
+    def pretrains(self) -> OfflineAlgorithm | None:
+        """The algorithm of its offline phase, if it has one."""
+        if self.algo == "cqsac":
+            return "iql"
+        return next((algo for algo in OFFLINE_ALGORITHMS if algo == self.algo), None)
+
+    @property
     def key(self) -> str:
-        """A hash of what its numbers depend on: not of folders, nor of how often it reports."""
+        """A hash of what its numbers depend on: code, prices, settings that have a say in them."""
         content = self.settings.as_dict()
-        market = {k: v for k, v in content["market"].items() if k != "prices"}
-        run = {"seed": self.seed, "threads": content["run"]["threads"]}
-        for name in ("evaluate_interval", "save_best", "device"):
-            run[name] = content["run"][name]
-        rest = {k: v for k, v in content.items() if k not in ("market", "run", "monitor")}
-        return content_key(
-            installed_version(), self.algo, self.prices, self.fold, market, run, rest,
-            content["monitor"], dict(self.arguments),
-        )  # fmt: skip
+        own = {"algo": self.algo, "fold": self.fold, "arguments": dict(self.arguments)}
+        sections = ("env", "env_kwargs", *self._sections)
+        parts = {name: content[name] for name in sections}
+        return content_key(code_version(), self.prices, _market(content), _run(content), own, parts)
+
+    @property
+    def _sections(self) -> tuple[str, ...]:
+        """Settings that the algorithm reads beside those of market and environment."""
+        if not self.learns:
+            return ("evaluation",)
+        offline = () if self.pretrains is None else ("collect", self.pretrains)
+        online = ("cqsac", "collect", "monitor") if self.algo.startswith("cqsac") else ()
+        return tuple(dict.fromkeys([*offline, *online]))
+
+    def pretraining_key(self, algo: OfflineAlgorithm) -> str:
+        """The same of its offline phase alone, which cells have in common."""
+        content = self.settings.as_dict()
+        parts = {name: content[name] for name in ("env_kwargs", "collect", algo)}
+        return content_key(code_version(), self.prices, _market(content), _run(content), parts)
 
     @property
     def name(self) -> str:
@@ -89,3 +120,28 @@ class Cell:
         clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in readable)[:80]
         seed = f"-s{self.seed}" if self.learns else ""
         return f"{clean}{seed}-{self.key[:12]}"
+
+
+def _market(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the market without the name of its source: `prices` is hashed by content."""
+    return {k: v for k, v in content["market"].items() if k != "prices"}
+
+
+def _run(content: dict[str, Any]) -> dict[str, Any]:
+    """What of `run` has a say in numbers: not folders, nor how often is reported."""
+    return {k: content["run"][k] for k in ("seed", "device", "evaluate_interval", "save_best")}
+
+
+def write_cell(cell: Cell, folder: Path) -> None:
+    """A cell as JSON and YAML in a folder, for another process to read."""
+    plain = {f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)}
+    plain["arguments"] = dict(cell.arguments)
+    del plain["settings"]
+    (folder / CELL).write_text(json.dumps(plain), "utf-8")
+    (folder / SETTINGS).write_text(plain_yaml(cell.settings), "utf-8")
+
+
+def read_cell(folder: Path) -> Cell:
+    """What `write_cell` wrote. Nothing in it is executed."""
+    content = json.loads((folder / CELL).read_text("utf-8"))
+    return Cell(settings=read_config(folder / SETTINGS), **content)

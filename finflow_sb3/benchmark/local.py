@@ -2,105 +2,150 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
+import queue
+import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-from finflow_sb3.benchmark.cells import Cell
+from finflow_sb3.benchmark.processes import run_process
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.tasks import Event, Failed, Listener, Task, work
+from finflow_sb3.benchmark.tasks import CellFailed, Event, Failed, Files, Listener, Task
+from finflow_sb3.stopping import Stop, stop_on_signal
 
 __all__ = ["run_local"]
 
+LOOK_EVERY = 0.5
+
 
 @dataclass
-class _Running:
-    cell: Cell
-    process: Any
-    result: Connection
+class _Ended:
+    """The end of an attempt: files of the result, or why there are none."""
+
+    task: Task
     attempt: int
+    files: Files | None = None
+    failure: CellFailed | None = None
+    fault: BaseException | None = None
+
+
+@dataclass
+class _Work:
+    """Attempts that wait or run, and what their threads have said."""
+
+    waiting: list[tuple[Task, int]]
+    news: queue.SimpleQueue[Event | _Ended] = field(default_factory=queue.SimpleQueue)
+    running: dict[str, Task] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    over: bool = False
+
+    def end(self) -> None:
+        """End all processes, and those that a thread is about to start."""
+        self.over = True
+        for process in list(self.processes.values()):
+            process.kill()
+
+    def next(self) -> tuple[Task, int]:
+        """An attempt whose pretraining no running cell is at, if there is one.
+
+        The other would wait for it, with a process that could do something else.
+        """
+        busy = {_shared(task) for task in self.running.values()} - {None}
+        free = (i for i, (task, _) in enumerate(self.waiting) if _shared(task) not in busy)
+        return self.waiting.pop(next(free, 0))
+
+
+def _shared(task: Task) -> str | None:
+    algo = task.cell.pretrains
+    return None if algo is None else task.cell.pretraining_key(algo)
 
 
 def run_local(
     tasks: Sequence[Task], store: Store, workers: int, retries: int, listen: Listener
 ) -> list[Failed]:
-    """Run each cell in a process of its own and store its result as it comes.
+    """Run each cell in a process of its own, and store its result as it comes.
 
-    A process that is killed, or fails, is started again up to `retries` times. An interruption
-    ends all processes; what is stored stays.
+    A process that is killed, or fails, is started again up to `retries` times, unless it failed
+    for something that the user has to mend.
 
     Returns
     -------
     Cells that failed, and why.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At Ctrl-C, with all processes ended; what is stored stays.
     """
-    waiting = [(task, 0) for task in tasks]
-    running: dict[Connection, tuple[Task, _Running]] = {}
+    work = _Work([(task, 0) for task in tasks])
     failed: list[Failed] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                task, attempt = waiting.pop(0)
-                started = _start(task, attempt)
-                running[started.result] = (task, started)
-                listen(Event(task.cell, "started"))
-            for ready in wait(list(running)):
-                task, one = running.pop(ready)  # type: ignore[arg-type]
-                files, why = _outcome(one)
-                if files is not None:
-                    store.put(task.cell, files)
-                    listen(Event(task.cell, "done"))
-                elif one.attempt < retries:
-                    waiting.insert(0, (task, one.attempt + 1))
-                    listen(Event(task.cell, "again", why))
-                else:
-                    failed.append(Failed(task.cell, why))
-                    listen(Event(task.cell, "failed", why))
-    finally:
-        for _, one in running.values():
-            one.process.terminate()
-        for _, one in running.values():
-            one.process.join(timeout=5)
-            if one.process.is_alive():
-                one.process.kill()
+    with stop_on_signal() as stop, ThreadPoolExecutor(workers) as threads:
+        try:
+            while work.waiting or work.running:
+                while work.waiting and len(work.running) < workers:
+                    _begin(work, threads, listen)
+                _hear(work, store, retries, listen, failed)
+                _heed(stop)
+        finally:
+            work.end()
     return failed
 
 
-def _start(task: Task, attempt: int) -> _Running:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(task, theirs), daemon=False)
-    process.start()
-    theirs.close()
-    return _Running(task.cell, process, ours, attempt)
+def _heed(stop: Stop) -> None:
+    if stop.asked:
+        raise KeyboardInterrupt
 
 
-def _child(task: Task, result: Connection) -> None:
-    """Send the files of the result, or a line that says why there are none."""
-    import signal
+def _begin(work: _Work, threads: ThreadPoolExecutor, listen: Listener) -> None:
+    task, attempt = work.next()
+    work.running[task.cell.key] = task
+    listen(Event(task.cell, "started"))
+    threads.submit(_attempt, work, task, attempt)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes itself
+
+def _attempt(work: _Work, task: Task, attempt: int) -> None:
+    """One attempt, in a thread that waits for the process."""
+    cell, ended = task.cell, _Ended(task, attempt)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        work.news.put(Event(cell, "progress", stage=stage, done=done, total=total))
+
+    def started(process: subprocess.Popen[bytes]) -> None:
+        work.processes[cell.key] = process
+        if work.over:
+            process.kill()
+
     try:
-        result.send(work(task))
-    except Exception as error:
-        result.send(" ".join(f"{type(error).__name__}: {error}".split()))
-    finally:
-        result.close()
+        ended.files = run_process(task, progress, started)
+    except CellFailed as failure:
+        ended.failure = failure
+    except BaseException as fault:  # the main thread raises it: a full disk, a lack of processes
+        ended.fault = fault
+    work.processes.pop(cell.key, None)
+    work.news.put(ended)
 
 
-def _outcome(one: _Running) -> tuple[dict[str, bytes] | None, str]:
-    """Files, or why there are none. The pipe ends without a word where the process was killed."""
+def _hear(work: _Work, store: Store, retries: int, listen: Listener, failed: list[Failed]) -> None:
+    """Take in one piece of news, if there is one."""
     try:
-        received = one.result.recv()
-    except EOFError:
-        received = None
-    one.result.close()
-    one.process.join()
-    if isinstance(received, dict):
-        return received, ""
-    if received is None:
-        time.sleep(0.1)
-        return None, f"its process ended with exit code {one.process.exitcode}"
-    return None, str(received)
+        news = work.news.get(timeout=LOOK_EVERY)
+    except queue.Empty:
+        return
+    if isinstance(news, Event):
+        listen(news)
+        return
+    cell = news.task.cell
+    del work.running[cell.key]
+    if news.fault is not None:
+        raise news.fault
+    if news.files is not None:
+        store.put(cell, news.files)
+        listen(Event(cell, "done"))
+        return
+    why = str(news.failure)
+    if news.attempt < retries and not (news.failure and news.failure.hopeless):
+        work.waiting.insert(0, (news.task, news.attempt + 1))
+        listen(Event(cell, "again", why))
+        return
+    failed.append(Failed(cell, why))
+    listen(Event(cell, "failed", why))

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.benchmark.local import run_local
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.tasks import Failed, Listener, Task
-from finflow_sb3.config import Settings
+from finflow_sb3.benchmark.tasks import Carried, Failed, Listener, Task, carried_by
 from finflow_sb3.errors import ConfigError
-from finflow_sb3.market.cache import content_key
-from finflow_sb3.market.sources import load_prices
 
-__all__ = ["Executor", "ExecutorName", "prices_key", "run_cells"]
+__all__ = ["Executor", "ExecutorName", "run_cells"]
 
 ExecutorName = Literal["local", "ray"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Executor:
     """Where cells run.
 
     Attributes
     ----------
-    workers : cells at a time; on Ray as many as the cluster has processors where it is None
+    workers : cells at a time; as many as there are processors where it is None
     retries : of a cell that fails or whose process is killed
     address : of a Ray cluster; one of this machine is started where it is None
+
+    Raises
+    ------
+    ConfigError
+        If an address is given to the local executor, or a number is out of range.
     """
 
     name: ExecutorName = "local"
@@ -38,14 +40,14 @@ class Executor:
     address: str | None = None
 
     def __post_init__(self) -> None:
+        if self.name not in ("local", "ray"):
+            raise ConfigError(f"--executor: {self.name!r} is not known; known: local, ray")
         if self.name == "local" and self.address is not None:
             raise ConfigError("--address: is of a Ray cluster; give --executor ray with it")
-
-
-def prices_key(settings: Settings) -> str:
-    """A hash of a market's prices."""
-    table = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
-    return content_key(table.assets, table.dates, table.close, table.cash_rate)
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"--workers: {self.workers} is out of range (1 to inf)")
+        if self.retries < 0:
+            raise ConfigError(f"--retries: {self.retries} is out of range (0 to inf)")
 
 
 def run_cells(
@@ -55,25 +57,44 @@ def run_cells(
 
     Returns
     -------
-    Cells that failed, and why; the others went on.
+    Cells that failed, and why, as `failed.json` in the store's folder has them; the others went on.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        At Ctrl-C; what is stored stays, and the same call goes on with the rest.
+    MissingExtraError
+        If Ray is asked for and is not installed.
+    StorageError
+        If a result cannot be written, or another command is at work in the store's folder.
     """
-    missing = [cell for cell in cells if not store.done(cell)]
-    if not missing:
-        return []
+    with store.alone():
+        missing = [cell for cell in cells if not store.done(cell)]
+        failed: list[Failed] = []
+        if missing:
+            failed = _run(_tasks(missing), store, executor, listen)
+        store.note_failures(failed)
+    return failed
+
+
+def _run(tasks: list[Task], store: Store, executor: Executor, listen: Listener) -> list[Failed]:
     if executor.name == "ray":
         from finflow_sb3.benchmark.ray_cluster import run_ray
 
-        tasks = [_travelling(cell) for cell in missing]
-        return run_ray(tasks, store, executor, listen)
-    # What cells share is begun by one of them: the others would wait for it with their process.
-    order = sorted(missing, key=lambda cell: (cell.fold, cell.seed))
-    tasks = [Task(cell, shared=str(store.shared)) for cell in order]
-    return run_local(tasks, store, executor.workers or 2, executor.retries, listen)
+        return run_ray(tasks, store, executor.workers, executor.retries, executor.address, listen)
+    workers = executor.workers or os.cpu_count() or 1
+    return run_local(tasks, store, workers, executor.retries, listen)
 
 
-def _travelling(cell: Cell) -> Task:
-    """A task for a machine that does not have the user's file of prices."""
-    path = Path(cell.settings.market.prices)
-    if not path.is_file():
-        return Task(cell)
-    return Task(cell, path.read_bytes(), "".join(path.suffixes[-2:]))
+def _tasks(cells: Sequence[Cell]) -> list[Task]:
+    """Cells with the files that they read, each of which is read here once."""
+    carried: dict[tuple[str, str | None], dict[str, Carried]] = {}
+    for cell in cells:
+        settings = cell.settings
+        source = (settings.market.prices, settings.evaluation.index)
+        if source not in carried:
+            carried[source] = carried_by(settings)
+    return [
+        Task(cell, carried[cell.settings.market.prices, cell.settings.evaluation.index])
+        for cell in cells
+    ]

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from finflow_sb3.benchmark.tasks import Files
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.evaluation.curve import Curve
 
-__all__ = ["CURVES", "RESULT", "CellResult", "pack", "unpack"]
+__all__ = ["CURVES", "POLICY", "RESULT", "CellResult", "pack", "unpack"]
 
-RESULT, CURVES = "result.json", "curves.npz"
+RESULT, CURVES, POLICY = "result.json", "curves.npz", "best"
 FORMAT = "finflow-cell-1"
 _ARRAYS = ("dates", "decisions", "returns", "weights", "turnover", "cost", "gates")
 
@@ -30,11 +31,12 @@ class CellResult:
     Attributes
     ----------
     key : of the cell
-    facts : environment and gradient steps, transitions, seconds, validation figures, and what
-        else is worth a column
+    facts : `env_steps` online, `gradient_steps` of an offline phase and `offline_transitions` that
+        it had, `seconds` (an offline phase that cells share counts for each), validation figures
     measures : by lag ("lag_0") the measures of its curve
     curves : one for each lag
-    policy : files of the trained policy by name, empty of a rule
+    policy : files of the trained policy by name, empty of a rule; in the store `load_policy` reads
+        it from the cell's folder
     """
 
     key: str
@@ -48,10 +50,11 @@ class CellResult:
     policy: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     def curve(self, lag: int = 0) -> Curve:
+        """The curve of a lag."""
         return next(c for c in self.curves if c.execution_lag == lag)
 
 
-def pack(result: CellResult) -> dict[str, bytes]:
+def pack(result: CellResult) -> Files:
     """Files of a result by name: the same on every machine, without a pickle."""
     head = {
         "format": FORMAT,
@@ -69,7 +72,8 @@ def pack(result: CellResult) -> dict[str, bytes]:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     text = json.dumps(_finite(head), indent=1, sort_keys=True, allow_nan=False)
-    return {CURVES: buffer.getvalue(), RESULT: f"{text}\n".encode(), **result.policy}
+    policy = {f"{POLICY}/{name}": content for name, content in result.policy.items()}
+    return {CURVES: buffer.getvalue(), RESULT: f"{text}\n".encode(), **policy}
 
 
 def unpack(files: Mapping[str, bytes], where: str) -> CellResult:
@@ -93,7 +97,7 @@ def unpack(files: Mapping[str, bytes], where: str) -> CellResult:
                 for lag, found in head["measures"].items()
             },
             curves=tuple(curves),
-            policy={name: files[name] for name in head["policy"]},
+            policy={name: files[f"{POLICY}/{name}"] for name in head["policy"]},
         )
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ArtefactError(f"{where}: is not whole ({error}); run the cell again") from None

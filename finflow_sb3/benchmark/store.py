@@ -2,42 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from finflow_sb3.benchmark.cells import Cell
-from finflow_sb3.benchmark.results import RESULT, CellResult, unpack
-from finflow_sb3.errors import ArtefactError
-from finflow_sb3.files import present, whole_folder
+from filelock import FileLock, Timeout
+
+from finflow_sb3.benchmark.cells import SETTINGS, Cell
+from finflow_sb3.benchmark.results import POLICY, RESULT, CellResult, unpack
+from finflow_sb3.benchmark.tasks import Failed, Files
+from finflow_sb3.config_files import plain_yaml
+from finflow_sb3.errors import ArtefactError, StorageError
+from finflow_sb3.files import present, storing, sweep, whole_folder, write_whole
+from finflow_sb3.pretrain.artefact import write_json
 
 __all__ = ["Store"]
 
+FAILED = "failed.json"
+
 
 class Store:
-    """`<out>/cells/<cell>/`, one folder a result."""
+    """`<out>/cells/<cell>/`, one folder a result.
 
-    def __init__(self, out: Path):
-        self.out = out
+    Beside the files of the result it has the cell's `config.yml`: the folder of a cell that
+    learned is one that `finflow evaluate` takes.
+    """
 
-    @property
-    def shared(self) -> Path:
-        """Pretrained networks that cells of this machine have in common."""
-        return self.out / "pretrained"
+    def __init__(self, out: str | Path):
+        self.out = Path(out)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other commands from running cells of this folder, and tidy up after killed ones.
+
+        Raises
+        ------
+        StorageError
+            If another process is at it.
+        """
+        with storing(self.out):
+            (self.out / "cells").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.out / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StorageError(
+                f"{self.out}: another command is running cells there; wait for it, or choose "
+                "another folder"
+            ) from None
+        try:
+            sweep(self.out / "cells", "*.*")
+            yield
+        finally:
+            lock.release()
 
     def folder(self, cell: Cell) -> Path:
+        """Where a cell's result lies, or will."""
         return self.out / "cells" / cell.name
 
     def done(self, cell: Cell) -> bool:
         """Whether its result is there, whole."""
         try:
             return self.get(cell).key == cell.key
-        except (OSError, ArtefactError):
+        except ArtefactError:
             return False
 
-    def put(self, cell: Cell, files: Mapping[str, bytes]) -> None:
+    def put(self, cell: Cell, files: Files) -> None:
+        """Keep the files of a result, if they are one.
+
+        Raises
+        ------
+        ArtefactError
+            If they are no result of this cell: another version may have answered.
+        StorageError
+            If they cannot be written.
+        """
+        found = unpack(files, cell.title)
+        if found.key != cell.key:
+            raise ArtefactError(f"{cell.title}: the answer is of another cell; install one version")
         with whole_folder(self.folder(cell)) as new:
             for name, content in files.items():
-                (new / name).write_bytes(content)
+                _write(new, name, content)
+            (new / SETTINGS).write_text(plain_yaml(cell.settings), "utf-8")
 
     def get(self, cell: Cell) -> CellResult:
         """The result of a cell.
@@ -50,5 +97,30 @@ class Store:
         folder = present(self.folder(cell))
         if not (folder / RESULT).is_file():
             raise ArtefactError(f"{folder}: has no result; run the cell")
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        try:
+            found = [path for path in folder.rglob("*") if path.is_file()]
+            files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+        except OSError as error:
+            raise ArtefactError(f"{folder}: cannot be read ({error.strerror})") from None
         return unpack(files, str(folder))
+
+    def note_failures(self, failed: Sequence[Failed]) -> None:
+        """Write which cells failed and why, as `failed.json`; none leaves no such file."""
+        path = self.out / FAILED
+        if not failed:
+            path.unlink(missing_ok=True)
+            return
+        lines: dict[str, Any] = {each.cell.title: each.why for each in failed}
+        write_json(path, lines)
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    """Write one file of a result; it came from another machine, so its name is not trusted."""
+    parts = PurePosixPath(name).parts
+    if not (len(parts) == 1 or (len(parts) == 2 and parts[0] == POLICY)) or ".." in parts:
+        raise ArtefactError(f"a result has a file {name!r}; install one version everywhere")
+    path = folder.joinpath(*parts)
+    if len(parts) == 1:
+        path.write_bytes(content)
+    else:
+        write_whole(path, content)  # the folder's owner synchronises what lies in it directly

@@ -1,44 +1,79 @@
-"""A cell as a task of a process of its own: bytes in, bytes out, one thread."""
+"""A cell with all that has to travel to the machine that runs it, and what is heard of it."""
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import hashlib
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from finflow_sb3.benchmark.cells import Cell
+from finflow_sb3.config import Settings
+from finflow_sb3.errors import FinflowError
+from finflow_sb3.files import write_whole
+from finflow_sb3.market.cache import cache_folder, content_key
+from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.market.sources import EMBEDDED, load_prices, write_prices
 
-__all__ = ["Event", "Failed", "Listener", "Task", "work"]
+__all__ = [
+    "Carried",
+    "CellFailed",
+    "Event",
+    "Failed",
+    "Files",
+    "Listener",
+    "Task",
+    "carried_by",
+    "placed",
+    "prices_key",
+    "table_key",
+]
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+Files = dict[str, bytes]
+"""Files by name: how results travel, and what the store keeps."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A file that a setting names: its content, and the ending by which it is read."""
+
+    suffix: str
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to run, where its prices are a file with the file's content.
+    """A cell to run, wherever that is.
 
     Attributes
     ----------
-    suffix : ending of the file, by which it is read
-    shared : folder for pretrained networks; one of the worker's own where it is None
+    carried : files of this machine that the cell reads, by setting ("market.prices")
     """
 
     cell: Cell
-    prices: bytes | None = None
-    suffix: str = ""
-    shared: str | None = None
+    carried: Mapping[str, Carried] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a cell: `started`, `done`, `again` (it failed and is retried), `failed`."""
+    """What happened to a cell.
+
+    Attributes
+    ----------
+    what : `progress` is within a cell; `again` says that it failed and is retried
+    why : of a failure
+    stage, done, total : of `progress`
+    """
 
     cell: Cell
-    what: Literal["started", "done", "again", "failed"]
+    what: Literal["started", "progress", "done", "again", "failed"]
     why: str = ""
+    stage: str = ""
+    done: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,24 +87,71 @@ class Failed:
 Listener = Callable[[Event], None]
 
 
-def work(task: Task) -> dict[str, bytes]:
-    """Files of a cell's result. Runs in a process that has done nothing else yet."""
-    for name in THREADS:
-        os.environ[name] = "1"
-    from finflow_sb3.quiet import silence_gym_notice
+class CellFailed(FinflowError):
+    """A cell's process ended without a result.
 
-    silence_gym_notice()
-    from finflow_sb3.benchmark.results import pack
-    from finflow_sb3.benchmark.work import run_cell
+    Attributes
+    ----------
+    hopeless : whether another attempt would end in the same way
+    """
 
-    with tempfile.TemporaryDirectory(prefix="finflow-cell-") as name:
-        scratch = Path(name)
-        cell, shared = task.cell, Path(task.shared or scratch / "shared")
-        if task.prices is not None:
-            import dataclasses
+    def __init__(self, why: str, hopeless: bool = False):
+        super().__init__(why, hopeless)
+        self.why, self.hopeless = why, hopeless
 
-            path = scratch / f"prices{task.suffix}"
-            path.write_bytes(task.prices)
-            settings = cell.settings.replace(market={"prices": str(path)})
-            cell = dataclasses.replace(cell, settings=settings)
-        return pack(run_cell(cell, scratch / "logs", shared))
+    def __str__(self) -> str:
+        return self.why
+
+
+def prices_key(settings: Settings) -> str:
+    """A hash of a market's prices."""
+    return table_key(load_prices(settings.market.prices, max_gap=settings.market.max_gap))
+
+
+def table_key(table: PriceTable) -> str:
+    """A hash of everything in a table that a cell may see."""
+    optional = [getattr(table, name) for name in ("open", "high", "low", "volume", "raw_close")]
+    return content_key(table.assets, table.dates, table.close, table.cash_rate, *optional)
+
+
+def carried_by(settings: Settings) -> dict[str, Carried]:
+    """Files that a cell of these settings reads, so that no machine needs this one's disk.
+
+    What Yahoo says is fetched here, once, for all cells to see the same.
+    """
+    found: dict[str, Carried] = {}
+    source = settings.market.prices
+    if source.startswith("yahoo:"):
+        with tempfile.TemporaryDirectory() as name:
+            table = load_prices(source, max_gap=settings.market.max_gap)
+            path = write_prices(table, Path(name) / "prices.parquet")
+            found["market.prices"] = Carried(".parquet", path.read_bytes())
+    elif source != EMBEDDED:
+        found["market.prices"] = _of_file(Path(source).expanduser())
+    index = settings.evaluation.index
+    if index is not None and Path(index).expanduser().is_file():
+        found["evaluation.index"] = _of_file(Path(index).expanduser())
+    return found
+
+
+def _of_file(path: Path) -> Carried:
+    compressed = path.suffix in (".gz", ".bz2", ".xz", ".zip")
+    suffix = "".join(path.suffixes[-2:]) if compressed else path.suffix
+    return Carried(suffix, path.read_bytes())
+
+
+def placed(task: Task) -> Cell:
+    """The cell, with what it carries laid down on this machine.
+
+    The names are those of the content: what is cached of these prices is found again.
+    """
+    cell = task.cell
+    for setting, carried in task.carried.items():
+        name = f"{hashlib.sha256(carried.content).hexdigest()[:32]}{carried.suffix}"
+        path = cache_folder() / "carried" / name
+        if not path.is_file() or path.stat().st_size != len(carried.content):
+            write_whole(path, carried.content)
+        section, _, field_name = setting.partition(".")
+        settings = cell.settings.replace(**{section: {field_name: str(path)}})
+        cell = dataclasses.replace(cell, settings=settings)
+    return cell

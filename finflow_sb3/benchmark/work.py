@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.benchmark.cells import Cell
+from finflow_sb3.benchmark.pretrained import pretrained_for
 from finflow_sb3.benchmark.results import CellResult
-from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm
+from finflow_sb3.benchmark.tasks import table_key
+from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.errors import ConfigError
+from finflow_sb3.errors import DataError, FinflowError
 from finflow_sb3.evaluation.backtest import backtest, baselines
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import measures
-from finflow_sb3.files import present, whole_folder
-from finflow_sb3.market.cache import content_key
+from finflow_sb3.files import present
 from finflow_sb3.opening import open_market
-from finflow_sb3.pipeline import finetune, pretrain
+from finflow_sb3.pipeline import finetune
 from finflow_sb3.results import Watch
 from finflow_sb3.training.trained import load_policy
 
@@ -29,101 +29,104 @@ __all__ = ["LAGS", "run_cell"]
 LAGS = (0, 1)
 
 
-def run_cell(cell: Cell, scratch: Path, shared: Path, watch: Watch | None = None) -> CellResult:
+@dataclass(frozen=True)
+class _Trained:
+    """What training has left: a folder that `load_policy` reads, and what it took."""
+
+    run: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResult:
     """The result of a cell, which depends on the cell alone.
 
     Parameters
     ----------
     scratch : folder for what is of no use afterwards
-    shared : folder in which cells of one machine leave pretrained networks to each other; one
-        that is not there is made again
+
+    Raises
+    ------
+    DataError
+        If the prices are not those that the cell was made for.
+    FinflowError
+        If the training ended before its end; and as training and backtests do.
     """
     watch = watch or Watch()
     begun = time.perf_counter()
     keep_freed_memory()
-    if cell.learns:
-        run, facts = _train(cell, scratch, shared, watch)
-        curves, policy = _learned(cell, run, watch)
+    trained = _train(cell, scratch, watch) if cell.learns else None
+    policy = None if trained is None else load_policy(trained.run)
+    market = open_market(cell.settings, None if policy is None else policy.scaler, watch)
+    if table_key(market.prices) != cell.prices:
+        raise DataError(f"{market.prices.source}: has changed since this was started; start again")
+    if policy is None:
+        curves = _rule(cell, market, watch)
     else:
-        market, facts, policy = open_market(cell.settings, watch=watch), {}, {}
-        curves = _rule(cell, market)
+        env, span = cell.settings.env_kwargs, market.splits.test
+        curves = [backtest(market, span, env, policy.act, cell.algo, lag) for lag in LAGS]
+    facts = {"env_steps": 0, "gradient_steps": 0, "offline_transitions": 0, "seconds": 0.0}
+    facts |= {} if trained is None else trained.facts
+    facts["seconds"] += time.perf_counter() - begun
     return CellResult(
         key=cell.key,
         algo=cell.algo,
         market=cell.market,
         fold=cell.fold,
         seed=cell.seed,
-        facts={**facts, "seconds": time.perf_counter() - begun},
-        measures=_measures(curves, cell, watch),
+        facts=facts,
+        measures=_measures(curves, market),
         curves=tuple(curves),
-        policy=policy,
+        policy={} if trained is None else _policy_files(trained.run),
     )
 
 
-def _train(cell: Cell, scratch: Path, shared: Path, watch: Watch) -> tuple[Path, dict[str, Any]]:
-    """A folder that `load_policy` reads, and what training took."""
-    settings = cell.settings.replace(run={"log_dir": str(scratch), "tensorboard": False})
-    if cell.algo in OFFLINE_ALGORITHMS:
-        return _pretrained(cell, cell.algo, scratch, shared, watch)
-    if cell.algo not in ("cqsac", "cqsac_scratch"):
-        from finflow_sb3.plain_training import train_plain
+def _train(cell: Cell, scratch: Path, watch: Watch) -> _Trained:
+    settings = cell.settings.replace(
+        run={"log_dir": str(scratch), "tensorboard": False, "save_latest": False, "track": "off"}
+    )
+    if cell.algo.startswith("cqsac"):
+        return _train_cqsac(cell, settings, scratch, watch)
+    if cell.pretrains is not None:
+        begun = time.perf_counter()
+        made = pretrained_for(cell, cell.pretrains, scratch, watch)
+        return _Trained(made.folder, _as_taken(made.facts, begun))
+    from finflow_sb3.plain_training import train_plain
 
-        plain = train_plain(settings, cell.algo, cell.arguments, watch=watch)
-        return plain.run, {"steps": plain.steps, "validation": plain.validation}
-    start, facts = None, {}
+    plain = train_plain(settings, cell.algo, cell.arguments, watch=watch)
+    return _Trained(plain.run, {"env_steps": plain.steps, "validation": plain.validation})
+
+
+def _train_cqsac(cell: Cell, settings: Settings, scratch: Path, watch: Watch) -> _Trained:
+    """Seeded by IQL, or from scratch: then nothing of an offline phase is mixed in either."""
+    start, facts, begun = None, {}, time.perf_counter()
     if cell.algo == "cqsac":
-        start, facts = _pretrained(cell, "iql", scratch, shared, watch)
+        made = pretrained_for(cell, "iql", scratch, watch)
+        start, facts = made.folder, _as_taken(made.facts, begun)
     tuned = finetune(settings, start, watch=watch)
     if not tuned.finished:
-        raise ConfigError(f"{cell.title}: stopped after {tuned.steps:,} steps: {tuned.stopped}")
-    return tuned.run, {**facts, "steps": tuned.steps, "validation": tuned.validation}
+        raise FinflowError(f"stopped after {tuned.steps:,} steps: {tuned.stopped}")
+    return _Trained(tuned.run, {**facts, "env_steps": tuned.steps, "validation": tuned.validation})
 
 
-def _pretrained(
-    cell: Cell, algo: OfflineAlgorithm, scratch: Path, shared: Path, watch: Watch
-) -> tuple[Path, dict[str, Any]]:
-    """The pretrained networks of a cell: what another cell of this machine made, or made now."""
-    own = cell.settings.offline(algo)
-    facts = {
-        "gradient_steps": own.epochs * own.steps_per_epoch,
-        "offline_transitions": cell.settings.collect.episodes
-        * cell.settings.env_kwargs.episode_length,
-    }
-    content = cell.settings.as_dict()
-    parts = [content[name] for name in ("env_kwargs", "collect", algo)]
-    market = {k: v for k, v in content["market"].items() if k != "prices"}
-    target = shared / f"{algo}-{content_key(cell.prices, market, cell.seed, *parts)[:16]}"
-    shared.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not (present(target) / "artefact.json").is_file():
-            settings = cell.settings.replace(run={"log_dir": str(scratch), "tensorboard": False})
-            made = pretrain(settings, watch=watch, algo=algo)
-            best = present(made.run / "best")
-            with whole_folder(target) as new:
-                for path in sorted(best.iterdir()):
-                    (new / path.name).write_bytes(path.read_bytes())
-    return present(target), facts
+def _as_taken(facts: dict[str, Any], begun: float) -> dict[str, Any]:
+    """Facts of a pretraining with the time that it took when it was made, now or before."""
+    return {**facts, "seconds": facts["seconds"] - (time.perf_counter() - begun)}
 
 
-def _learned(cell: Cell, run: Path, watch: Watch) -> tuple[list[Curve], dict[str, bytes]]:
-    policy = load_policy(run)
-    market = open_market(cell.settings, policy.scaler, watch)
-    market.layout.require_equal(policy.layout, str(run))
-    env, span = cell.settings.env_kwargs, market.splits.test
-    curves = [backtest(market, span, env, policy.act, cell.algo, lag) for lag in LAGS]
-    best = present(run / "best")
-    folder = best if best.is_dir() else run
-    return curves, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def _rule(cell: Cell, market: ObservedMarket) -> list[Curve]:
+def _rule(cell: Cell, market: ObservedMarket, watch: Watch) -> list[Curve]:
     env, span = cell.settings.env_kwargs, market.splits.test
     name = {"anchors": "anchors' average"}.get(cell.algo, cell.algo)
     return [c for lag in LAGS for c in baselines(market, span, env, lag) if c.name == name]
 
 
-def _measures(curves: list[Curve], cell: Cell, watch: Watch) -> dict[str, dict[str, float]]:
-    market = open_market(cell.settings, watch=watch)
+def _measures(curves: list[Curve], market: ObservedMarket) -> dict[str, dict[str, float]]:
     span = market.splits.test
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
     return {f"lag_{c.execution_lag}": measures(c, cash) for c in curves}
+
+
+def _policy_files(run: Path) -> dict[str, bytes]:
+    """Files of the policy in a run, or of a folder that is one."""
+    folders = (present(run / name) for name in ("best", "last"))
+    folder = next((f for f in folders if f.is_dir()), run)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

@@ -39,18 +39,24 @@ def cells_shown(total: int | None = None) -> Iterator[Listener]:
     )
     task = bar.add_task("cells", total=total, now="")
     begun: dict[str, float] = {}
+    at: dict[str, str] = {}
 
     def listen(event: Event) -> None:
         title = event.cell.title
         if event.what == "started":
             begun[title] = time.monotonic()
+            at[title] = title
+        elif event.what == "progress":
+            share = 100 * event.done // max(event.total, 1)
+            at[title] = f"{title}: {event.stage} {share} %"
         else:
+            at.pop(title, None)
             seconds = time.monotonic() - begun.pop(title, time.monotonic())
             why = f": {event.why}" if event.why else ""
             line = Text(f"{event.what:<6} {title} ({seconds:.0f} s){why}", _STYLES[event.what])
             console.print(line, soft_wrap=True)
             bar.advance(task, event.what in ("done", "failed"))
-        bar.update(task, now=", ".join(begun))
+        bar.update(task, now=", ".join(at.values()))
 
     with bar:
         yield listen

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from finflow_sb3.benchmark.cells import Cell, known_algorithm
-from finflow_sb3.benchmark.matrix import Executor, prices_key, run_cells
+from finflow_sb3.benchmark.matrix import Executor, run_cells
 from finflow_sb3.benchmark.results import CellResult
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.tasks import Listener
+from finflow_sb3.benchmark.tasks import Listener, prices_key
 from finflow_sb3.config import Settings
 from finflow_sb3.config_arguments import algorithm_arguments
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS

@@ -27,7 +27,7 @@ from finflow_sb3.config_arguments import algorithm_arguments
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError, DataError
-from finflow_sb3.evaluation.backtest import baselines
+from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.evaluation.chained import Piece, chained_backtest
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import measures
@@ -244,7 +244,8 @@ def _policy(result: CellResult) -> Iterator[TrainedPolicy]:
 def _rules(market: ObservedMarket, folds: Sequence[Fold], settings: Settings) -> list[Curve]:
     """Rules over the same days as one account each; they have nothing to retrain."""
     span = _test_days(market, folds)
-    return [c for lag in LAGS for c in baselines(market, span, settings.env_kwargs, lag)]
+    env, rules = settings.env_kwargs, settings.evaluation
+    return [c for lag in LAGS for c in baselines(market, span, env, rules, lag)]
 
 
 def _test_days(market: ObservedMarket, folds: Sequence[Fold]) -> Span:

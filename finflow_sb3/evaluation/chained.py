@@ -78,7 +78,7 @@ def chained_backtest(
             raise DataError(f"{name}: a piece starts on {start}, the one before it ends on {end}")
         for what, value in state.items():
             setattr(batch, what, value.copy())
-        curves.append(play(batch, piece.act, name, env))
+        curves += play([batch], piece.act, name)
         state, end = {what: getattr(batch, what) for what in HANDED_ON}, curves[-1].dates[-1]
     return joined(curves)
 

@@ -75,6 +75,12 @@ class EvaluationSettings(Checked):
     )
     lookback: int = setting(756, "trailing days that an allocator sees", 63, 5040)
     rebalance: int = setting(21, "days between two rebalancings of a rule", 1, 252)
+    equities: tuple[str, ...] | None = setting(
+        None, "assets that 60/40 takes for equities; all but bonds, cash and commodities if null"
+    )
+    bonds: tuple[str, ...] | None = setting(
+        None, "assets that 60/40 takes for bonds; well-known US funds if null"
+    )
     index: str | None = setting(
         None, "an index to compare with: an asset's name, or a file of one price a day"
     )

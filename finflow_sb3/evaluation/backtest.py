@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
-from finflow_sb3.envs.batch import PortfolioBatch, default_trade_rate
+from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.market.splits import Span
 
-__all__ = ["Act", "backtest", "baselines", "rule_curves"]
+__all__ = ["Act", "backtest", "backtests", "lagged", "rule_curves"]
 
 Float = NDArray[np.float64]
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
 Targets = Callable[[PortfolioBatch], Float]
-
-REBALANCE = 21
 
 
 def backtest(
@@ -40,31 +38,33 @@ def backtest(
     execution_lag : the environment's own if not given; observations keep the layout that the
         policy was trained with
     """
-    env = _lagged(env, execution_lag)
-    batch = PortfolioBatch(market, span, 1, env, evaluation=True)
-    batch.reset()
-    record = _Record(batch)
-    for _ in range(batch.episode_length):
-        batch.step(act(batch.observations()))
-        record.take()
-    return record.curves([name], env, with_gates=env.action_base == "anchors")[0]
+    return backtests(market, span, [lagged(env, execution_lag)], act, name)[0]
 
 
-def baselines(
-    market: ObservedMarket, span: Span, env: EnvSettings, execution_lag: int | None = None
+def backtests(
+    market: ObservedMarket, span: Span, envs: Sequence[EnvSettings], act: Act, name: str
 ) -> list[Curve]:
-    """Equal weight (rebalanced every 21 days), buy and hold, the anchors' average and each
-    anchor (traded at the environment's trade rate), at the same costs and constraints.
+    """As `backtest` in each of several environments, the policy asked for all of them at once.
+
+    Parameters
+    ----------
+    act : observations float32 [len(envs), layout.size] → actions [len(envs), A]
     """
-    env = _lagged(env, execution_lag)
-    names = [f"anchor: {name}" for name in market.anchors.names]
-    slow = dataclasses.replace(env, trade_rate=default_trade_rate(env))
-    if env.action_base != "anchors":
-        slow = dataclasses.replace(env, trade_rate=0.1)
-    whole = dataclasses.replace(env, trade_rate=1.0)
-    plain = rule_curves(market, span, whole, ["equal_weight", "buy_and_hold"], _plain_targets)
-    anchored = rule_curves(market, span, slow, ["anchors' average", *names], _anchor_targets)
-    return [*plain, *anchored]
+    records = []
+    for env in envs:
+        batch = PortfolioBatch(market, span, 1, env, evaluation=True)
+        batch.reset()
+        records.append(_Record(batch))
+    seen = np.concatenate([record.batch.observations() for record in records])
+    for _ in range(len(span) - 1):
+        actions = act(seen)
+        for i, record in enumerate(records):
+            seen[i] = record.batch.step(actions[i : i + 1]).observations[0]
+            record.take()
+    return [
+        record.curves([name], env, with_gates=env.action_base == "anchors")[0]
+        for record, env in zip(records, envs, strict=True)
+    ]
 
 
 def rule_curves(
@@ -87,19 +87,7 @@ def rule_curves(
     return record.curves(names, env, with_gates=False)
 
 
-def _plain_targets(batch: PortfolioBatch) -> Float:
-    out = batch.held.copy()
-    if batch.steps[0] % REBALANCE == 0:
-        out[0, :-1], out[0, -1] = 1.0 / (out.shape[1] - 1), 0.0
-    return out
-
-
-def _anchor_targets(batch: PortfolioBatch) -> Float:
-    anchors = batch.market.anchors.at(int(batch.row[0]))
-    return np.concatenate([anchors.mean(axis=0, keepdims=True), anchors])
-
-
-def _lagged(env: EnvSettings, execution_lag: int | None) -> EnvSettings:
+def lagged(env: EnvSettings, execution_lag: int | None) -> EnvSettings:
     """`env` with this lag and nothing that ends an episode early: a backtest sees ruin through."""
     lag = env.execution_lag if execution_lag is None else execution_lag
     return dataclasses.replace(env, execution_lag=lag, ruin=0.0)

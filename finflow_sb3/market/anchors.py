@@ -16,10 +16,7 @@ growth                maximum Sharpe with shrinkage of mean and covariance, and 
 
 from __future__ import annotations
 
-import io
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +26,8 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import ANCHORS, MarketSettings
 from finflow_sb3.errors import DataError
-from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import cache_folder, content_key
+from finflow_sb3.market.fitting import cached_fits, clean_weights
 from finflow_sb3.market.prices import PriceTable
 
 __all__ = ["Anchors", "fit_anchors"]
@@ -43,7 +40,6 @@ MOMENTUM_LOOKBACK = 252
 MOMENTUM_SKIP = 21
 VOLATILITY_LOOKBACK = 63
 TRADING_DAYS = 252
-PARALLEL_FROM = 40
 SMALLEST_VARIANCE = 1e-14
 
 
@@ -115,16 +111,9 @@ def fit_anchors(
     rows = refit_rows(len(prices), settings)
     keys = [_window_key(prices, int(row), settings) for row in rows]
     path = cache_folder() / "anchors" / f"{content_key(prices.assets, _recipe(settings))}.npz"
-    known = _read_cache(path)
-    missing = [i for i, key in enumerate(keys) if key not in known]
-    for done, (i, fitted) in enumerate(_fit_all(prices, rows, missing, settings), start=1):
-        known[keys[i]] = fitted
-        if on_progress is not None:
-            on_progress(done, len(missing))
-    if missing:
-        _write_cache(path, known)
-    weights = np.stack([known[key][:, :-1] for key in keys])
-    fallbacks = np.array([bool(known[key][0, -1]) for key in keys])
+    fits = cached_fits(path, keys, lambda i: _task(prices, int(rows[i]), settings), on_progress)
+    weights = np.stack([fit[:, :-1] for fit in fits])
+    fallbacks = np.array([bool(fit[0, -1]) for fit in fits])
     index = np.searchsorted(rows, np.arange(len(prices)), side="right") - 1
     return Anchors(ANCHORS, rows, weights, index, fallbacks)
 
@@ -159,43 +148,20 @@ def _moving_window(prices: PriceTable, row: int, settings: MarketSettings) -> Fl
     return window
 
 
+def _task(prices: PriceTable, row: int, settings: MarketSettings) -> Any:
+    """The fit of one refit's window, to be done in this process or in another."""
+    from joblib import delayed
+
+    return delayed(fit_window)(
+        _moving_window(prices, row, settings),
+        settings.anchor_target_volatility,
+        settings.anchor_cap,
+        settings.anchor_window,
+    )
+
+
 def _window_key(prices: PriceTable, row: int, settings: MarketSettings) -> str:
     return content_key(_window(prices, row, settings))
-
-
-def _read_cache(path: Any) -> dict[str, Float]:
-    """Known refits by window key; an unreadable cache is as good as none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(zip(archive["keys"].tolist(), archive["fits"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return {}
-
-
-def _write_cache(path: Any, known: dict[str, Float]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=np.array(list(known)), fits=np.stack(list(known.values())))
-    write_whole(path, buffer.getvalue())
-
-
-def _fit_all(
-    prices: PriceTable, rows: NDArray[np.int64], missing: list[int], settings: MarketSettings
-) -> Any:
-    """Yield (index, weights) for every missing refit, in two processes where there are many."""
-    from joblib import Parallel, delayed
-
-    jobs = 2 if len(missing) >= PARALLEL_FROM else 1
-    windows = (_moving_window(prices, int(rows[i]), settings) for i in missing)
-    fits = Parallel(n_jobs=jobs, return_as="generator", batch_size=8)(
-        delayed(fit_window)(
-            window,
-            settings.anchor_target_volatility,
-            settings.anchor_cap,
-            settings.anchor_window,
-        )
-        for window in windows
-    )
-    return zip(missing, fits, strict=True)
 
 
 def fit_window(close: Float, target_volatility: float, cap: float, window: int) -> Float:
@@ -219,9 +185,9 @@ def fit_window(close: Float, target_volatility: float, cap: float, window: int) 
     n = close.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        minimum_variance = _clean(MeanRisk().fit(returns).weights_)
-        diversified = _clean(MaximumDiversification().fit(returns).weights_)
-        hrp = _clean(HierarchicalRiskParity().fit(returns).weights_)
+        minimum_variance = clean_weights(MeanRisk().fit(returns).weights_)
+        diversified = clean_weights(MaximumDiversification().fit(returns).weights_)
+        hrp = clean_weights(HierarchicalRiskParity().fit(returns).weights_)
         growth = _maximum_sharpe(returns, cap)
     fell_back = growth is None
     rows = np.zeros((len(ANCHORS), n + 2))
@@ -232,12 +198,6 @@ def fit_window(close: Float, target_volatility: float, cap: float, window: int) 
     rows[4, :n] = minimum_variance if growth is None else growth
     rows[:, -1] = fell_back
     return rows
-
-
-def _clean(weights: Any) -> Float:
-    """Solver noise removed: no tiny negatives, exactly one in total."""
-    clean = np.where(np.asarray(weights, dtype=np.float64) < 1e-8, 0.0, weights)
-    return np.asarray(clean / clean.sum())
 
 
 def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
@@ -256,7 +216,7 @@ def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
         prior_estimator=prior,
         max_weights=cap,
     )
-    return _clean(model.fit(returns).weights_)
+    return clean_weights(model.fit(returns).weights_)
 
 
 def _shrinkage() -> Any:

@@ -10,10 +10,10 @@ from typing import Literal
 from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.benchmark.local import run_local
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.tasks import Carried, Failed, Listener, Task, carried_by
+from finflow_sb3.benchmark.tasks import Carried, Failed, Listener, Task, carried_by, prices_key
 from finflow_sb3.errors import ConfigError
 
-__all__ = ["Executor", "ExecutorName", "run_cells"]
+__all__ = ["Executor", "ExecutorName", "prices_key", "run_cells"]
 
 ExecutorName = Literal["local", "ray"]
 

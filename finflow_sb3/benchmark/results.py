@@ -7,7 +7,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ __all__ = ["CURVES", "POLICY", "RESULT", "CellResult", "pack", "unpack"]
 
 RESULT, CURVES, POLICY = "result.json", "curves.npz", "best"
 FORMAT = "finflow-cell-1"
-_ARRAYS = ("dates", "decisions", "returns", "weights", "turnover", "cost", "gates")
+DAYS = ("dates", "decisions")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def pack(result: CellResult) -> Files:
         "policy": sorted(result.policy),
     }
     arrays = {
-        f"{i}.{name}": _stored(getattr(curve, name))
+        f"{i}.{name}": array
         for i, curve in enumerate(result.curves)
-        for name in _ARRAYS
-        if getattr(curve, name) is not None
+        for name, array in _arrays(curve)
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -103,27 +102,35 @@ def unpack(files: Mapping[str, bytes], where: str) -> CellResult:
         raise ArtefactError(f"{where}: is not whole ({error}); run the cell again") from None
 
 
-def _stored(array: Any) -> Any:
-    return array.astype("datetime64[D]").astype(np.int64) if array.dtype.kind == "M" else array
-
-
 def _head(curve: Curve) -> dict[str, Any]:
-    plain = ("name", "assets", "anchors", "fee", "execution_lag")
-    return {name: getattr(curve, name) for name in plain}
+    """What of a curve is no array: texts and numbers."""
+    fields = {f.name: getattr(curve, f.name) for f in dataclasses.fields(curve)}
+    return {k: v for k, v in fields.items() if v is None or isinstance(v, (str, int, float, tuple))}
+
+
+def _arrays(curve: Curve) -> Iterator[tuple[str, Any]]:
+    """Arrays of a curve by name; those of a mapping by its name, a slash and their own."""
+    for each in dataclasses.fields(curve):
+        value = getattr(curve, each.name)
+        named = value.items() if isinstance(value, Mapping) else [("", value)]
+        for name, array in named:
+            if isinstance(array, np.ndarray):
+                days = array.dtype.kind == "M"
+                stored = array.astype("datetime64[D]").astype(np.int64) if days else array
+                yield f"{each.name}/{name}".rstrip("/"), stored
 
 
 def _curve(i: int, head: Mapping[str, Any], archive: Mapping[str, Any]) -> Curve:
-    arrays = {name: archive[f"{i}.{name}"] for name in _ARRAYS if f"{i}.{name}" in archive}
-    for name in ("dates", "decisions"):
-        arrays[name] = arrays[name].astype("datetime64[D]")
-    texts: dict[str, Sequence[str]] = {k: tuple(head[k]) for k in ("assets", "anchors")}
-    return Curve(
-        name=str(head["name"]),
-        fee=float(head["fee"]),
-        execution_lag=int(head["execution_lag"]),
-        **texts,
-        **arrays,
-    )
+    start = f"{i}."
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in head.items()}
+    for key in archive:
+        if key.startswith(start):
+            field, slash, name = key.removeprefix(start).partition("/")
+            array = archive[key]
+            if field in DAYS:
+                array = array.astype("datetime64[D]")
+            values[field] = {**values.get(field, {}), name: array} if slash else array
+    return Curve(**values)
 
 
 def _finite(value: Any) -> Any:

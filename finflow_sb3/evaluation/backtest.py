@@ -90,7 +90,7 @@ def rule_curves(
 def _plain_targets(batch: PortfolioBatch) -> Float:
     out = batch.held.copy()
     if batch.steps[0] % REBALANCE == 0:
-        out[0, :-1], out[0, -1] = 1.0 / (out.shape[1] - 1), 0.0
+        out[0] = batch.market.even_weights(int(batch.row[0]))
     return out
 
 

@@ -3,6 +3,10 @@
 An anchor is refitted on a fixed grid of days from the trailing window alone, and held (as target
 weights) in between. Row t uses prices at or before t only.
 
+Where assets come and go, a refit takes those that are tradable and have a window of their own;
+the window reaches back to the youngest one's first price. Others have weight zero. What leaves
+between two refits is shared out among the rest of its anchor.
+
 ====================  ============================================================
 expert                anchor
 ====================  ============================================================
@@ -20,7 +24,7 @@ import io
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +35,14 @@ from finflow_sb3.config import ANCHORS, MarketSettings
 from finflow_sb3.errors import DataError
 from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import cache_folder, content_key
+from finflow_sb3.market.features import WARMUP
+from finflow_sb3.market.listing import tradable_days, tradable_part
 from finflow_sb3.market.prices import PriceTable
 
 __all__ = ["Anchors", "fit_anchors"]
 
 Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 # Part of every cache key: raise it when the weights that a window gives change.
 VERSION = 2
@@ -54,7 +61,7 @@ class Anchors:
     Attributes
     ----------
     names : K names
-    refits : shape [R], rows at whose close the anchors were fitted
+    refits : shape [R], rows at whose close the anchors were fitted, or an asset left them
     weights : shape [R, K, n+1], each summing to 1, cash last
     index : shape [T], which refit holds on a row; -1 before the first
     fallbacks : shape [R], growth refits where no weights within the cap have a positive
@@ -105,19 +112,21 @@ def fit_anchors(
     Raises
     ------
     DataError
-        If there are fewer than two assets, too few rows for the longest window, or an asset
-        whose price stands still for a whole window.
+        If there are fewer than two assets (on any refit day), too few rows for the longest
+        window, or an asset whose price stands still for a whole window.
     """
     if prices.n_assets < 2:
         raise DataError(
             f"{prices.source}: one asset is no universe to allocate in; give two or more"
         )
     rows = refit_rows(len(prices), settings)
-    keys = [_window_key(prices, int(row), settings) for row in rows]
+    tradable = tradable_days(prices.listed, WARMUP)
+    windows = [_window(prices, tradable, int(row), settings) for row in rows]
+    keys = [window.key for window in windows]
     path = cache_folder() / "anchors" / f"{content_key(prices.assets, _recipe(settings))}.npz"
     known = _read_cache(path)
     missing = [i for i, key in enumerate(keys) if key not in known]
-    for done, (i, fitted) in enumerate(_fit_all(prices, rows, missing, settings), start=1):
+    for done, (i, fitted) in enumerate(_fit_all(prices, windows, missing, settings), start=1):
         known[keys[i]] = fitted
         if on_progress is not None:
             on_progress(done, len(missing))
@@ -125,8 +134,20 @@ def fit_anchors(
         _write_cache(path, known)
     weights = np.stack([known[key][:, :-1] for key in keys])
     fallbacks = np.array([bool(known[key][0, -1]) for key in keys])
+    if tradable is not None:
+        rows, weights, fallbacks = _with_leavers(rows, weights, fallbacks, tradable)
     index = np.searchsorted(rows, np.arange(len(prices)), side="right") - 1
     return Anchors(ANCHORS, rows, weights, index, fallbacks)
+
+
+def _with_leavers(
+    rows: NDArray[np.int64], weights: Float, fallbacks: Bool, tradable: Bool
+) -> tuple[NDArray[np.int64], Float, Bool]:
+    """Refits, and the days between them on which an asset is tradable no more."""
+    left = np.flatnonzero((tradable[:-1] & ~tradable[1:]).any(axis=1)) + 1
+    all_rows = np.union1d(rows, left[left > rows[0]])
+    refit = np.searchsorted(rows, all_rows, side="right") - 1
+    return all_rows, tradable_part(weights[refit], tradable[all_rows][:, None]), fallbacks[refit]
 
 
 def _recipe(settings: MarketSettings) -> list[Any]:
@@ -139,28 +160,69 @@ def _recipe(settings: MarketSettings) -> list[Any]:
     ]
 
 
-def _window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
+@dataclass(frozen=True)
+class _Window:
+    """What one refit sees.
+
+    Attributes
+    ----------
+    row : of the refit
+    members : shape [n], the assets that it takes
+    close : shape [W+1, m], the members'
+    """
+
+    row: int
+    members: Bool
+    close: Float
+
+    @property
+    def key(self) -> str:
+        """Of the content alone where all assets take part."""
+        return content_key(self.close, *(() if self.members.all() else (self.members,)))
+
+    def spread(self, fitted: Float) -> Float:
+        """The members' fit [K, m+2] in the columns of all assets [K, n+2]."""
+        out = np.zeros((len(fitted), len(self.members) + 2))
+        out[:, np.append(self.members, [True, True])] = fitted
+        return out
+
+
+def _window(
+    prices: PriceTable, tradable: Bool | None, row: int, settings: MarketSettings
+) -> _Window:
     # Momentum looks back a year, however short the window of the other four.
     length = max(settings.anchor_window, MOMENTUM_LOOKBACK)
-    return prices.close[max(0, row - length) : row + 1]
+    start, members = max(0, row - length), np.ones(prices.n_assets, dtype=np.bool_)
+    if prices.listed is not None and tradable is not None:
+        first = prices.listed.argmax(axis=0)
+        members = tradable[row] & (row - first >= max(settings.anchor_min_window, WARMUP))
+        _require_two(prices, members, row, settings)
+        start = max(start, int(first[members].max()))
+    close = prices.close[start : row + 1]
+    return _Window(row, members, close if members.all() else close[:, members])
 
 
-def _moving_window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
-    """The window of a refit, refused where an asset has no variance: no anchor can weigh it."""
-    window = _window(prices, row, settings)
-    moved = np.var(np.diff(np.log(window), axis=0)[-settings.anchor_window :], axis=0)
-    still = np.flatnonzero(moved < SMALLEST_VARIANCE)
+def _require_two(prices: PriceTable, members: Bool, row: int, settings: MarketSettings) -> None:
+    if members.sum() < 2:
+        raise DataError(
+            f"{prices.source}: on {prices.dates[row]} the anchors have {int(members.sum())} of "
+            f"the {prices.n_assets} assets to choose from (listed for "
+            f"{max(settings.anchor_min_window, WARMUP)} days and going on), and need 2; cut the "
+            "dates, or add assets"
+        )
+
+
+def _check_moving(prices: PriceTable, window: _Window, settings: MarketSettings) -> None:
+    """Refuse a window in which an asset has no variance: no anchor can weigh it."""
+    logs = np.log(window.close)
+    moved = np.var(np.diff(logs, axis=0)[-settings.anchor_window :], axis=0)
+    still = np.flatnonzero(window.members)[moved < SMALLEST_VARIANCE]
     if len(still):
         raise DataError(
             f"{prices.source}: the price of {prices.assets[still[0]]!r} grew evenly in the "
-            f"{len(window) - 1} days before {prices.dates[row]}; leave the asset out (cash is "
-            "there without it)"
+            f"{len(window.close) - 1} days before {prices.dates[window.row]}; leave the asset out "
+            "(cash is there without it)"
         )
-    return window
-
-
-def _window_key(prices: PriceTable, row: int, settings: MarketSettings) -> str:
-    return content_key(_window(prices, row, settings))
 
 
 def _read_cache(path: Any) -> dict[str, Float]:
@@ -179,23 +241,31 @@ def _write_cache(path: Any, known: dict[str, Float]) -> None:
 
 
 def _fit_all(
-    prices: PriceTable, rows: NDArray[np.int64], missing: list[int], settings: MarketSettings
-) -> Any:
+    prices: PriceTable, windows: list[_Window], missing: list[int], settings: MarketSettings
+) -> Iterator[tuple[int, Float]]:
     """Yield (index, weights) for every missing refit, in two processes where there are many."""
     from joblib import Parallel, delayed
 
     jobs = 2 if len(missing) >= PARALLEL_FROM else 1
-    windows = (_moving_window(prices, int(rows[i]), settings) for i in missing)
     fits = Parallel(n_jobs=jobs, return_as="generator", batch_size=8)(
         delayed(fit_window)(
-            window,
+            window.close,
             settings.anchor_target_volatility,
             settings.anchor_cap,
             settings.anchor_window,
         )
-        for window in windows
+        for window in _moving(prices, windows, missing, settings)
     )
-    return zip(missing, fits, strict=True)
+    for i, fitted in zip(missing, fits, strict=True):
+        yield i, windows[i].spread(fitted)
+
+
+def _moving(
+    prices: PriceTable, windows: list[_Window], missing: list[int], settings: MarketSettings
+) -> Iterator[_Window]:
+    for i in missing:
+        _check_moving(prices, windows[i], settings)
+        yield windows[i]
 
 
 def fit_window(close: Float, target_volatility: float, cap: float, window: int) -> Float:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from finflow_sb3.cli import (
+    backtest,
     checkpoint,
     collect,
     config,
@@ -99,6 +100,7 @@ _COMMANDS = {
     "finetune": finetune.command,
     "train": train.train_command,
     "evaluate": evaluate.command,
+    "backtest": backtest.command,
     "walkforward": walkforward.command,
     "plot": plot.command,
     "watch": watch.command,

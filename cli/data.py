@@ -32,6 +32,10 @@ MaxGap = Annotated[
     int, typer.Option(min=0, max=60, help="Longest gap, in rows, that is forward-filled.")
 ]
 
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Let assets start or end inside the dates.")
+]
+
 
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
@@ -49,12 +53,14 @@ def list_command(as_json: Json = False) -> None:
 
 
 @app.command("info")
-def info_command(source: Source, as_json: Json = False, max_gap: MaxGap = 5) -> None:
+def info_command(
+    source: Source, as_json: Json = False, max_gap: MaxGap = 5, partial: Partial = False
+) -> None:
     """Check prices and show assets, dates, gaps, returns and risks."""
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.market.summary import summarise
 
-    summary = summarise(load_prices(source, max_gap=max_gap))
+    summary = summarise(load_prices(source, max_gap=max_gap, partial=partial))
     if as_json:
         print_json(summary.as_dict())
     else:
@@ -70,20 +76,22 @@ def import_command(
     ] = None,
     as_json: Json = False,
     max_gap: MaxGap = 5,
+    partial: Partial = False,
 ) -> None:
     """Check a file, say what was found, and write a clean Parquet."""
     from finflow_sb3.market.sources import load_prices, write_prices
     from finflow_sb3.market.summary import summarise
 
     target = _beside(source) if output is None else output
-    prices = load_prices(source, max_gap=max_gap)
+    prices = load_prices(source, max_gap=max_gap, partial=partial)
     summary = summarise(prices)
     written = write_prices(prices, target)
     if as_json:
         print_json({"output": str(written), **summary.as_dict()})
         return
     _show(summary)
-    out.print(Text(f"Wrote {written}. Use it with --prices {written}"), soft_wrap=True)
+    too = "" if summary.complete else " -p market.partial:true"
+    out.print(Text(f"Wrote {written}. Use it with --prices {written}{too}"), soft_wrap=True)
 
 
 @app.command("describe")
@@ -128,7 +136,7 @@ def _described(dataset: Path, prices: str | None) -> Description:
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.offline.describe import describe
 
-    table = None if prices is None else load_prices(prices)
+    table = None if prices is None else load_prices(prices, partial=True)
     with watching() as watch:
         return describe(dataset, table, watch.progress)
 
@@ -173,18 +181,21 @@ def _beside(source: str) -> Path:
 
 def _show(summary: PriceSummary) -> None:
     table = Table("asset")
-    for heading in ("annual return", "annual volatility", "max drawdown", "filled"):
+    listed = () if summary.complete else ("first", "last")
+    for heading in (*listed, "annual return", "annual volatility", "max drawdown", "filled"):
         table.add_column(heading, justify="right")
     columns = (
         summary.assets,
+        zip(summary.first_listed, summary.last_listed, strict=True),
         summary.annual_return,
         summary.annual_volatility,
         summary.max_drawdown,
         summary.filled,
     )
-    for asset, growth, volatility, drawdown, filled in zip(*columns, strict=True):
+    for asset, days, growth, volatility, drawdown, filled in zip(*columns, strict=True):
         percentages = (f"{value:.1%}" for value in (growth, volatility, drawdown))
-        table.add_row(Text(asset), *percentages, str(filled))
+        known = (day or "-" for day in days) if listed else ()
+        table.add_row(Text(asset), *known, *percentages, str(filled))
     lines = [
         f"{summary.source}: {len(summary.assets)} assets, {summary.rows} rows, "
         f"{summary.first_date} to {summary.last_date}",

@@ -18,8 +18,19 @@ from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_page import number
 from finflow_sb3.pipeline import Collected, Evaluated, Finetuned, Pretrained
+from finflow_sb3.results import Backtested
 
-__all__ = ["command", "show_collected", "show_evaluated", "show_finetuned", "show_pretrained"]
+__all__ = [
+    "command",
+    "show_backtested",
+    "show_collected",
+    "show_evaluated",
+    "show_finetuned",
+    "show_pretrained",
+]
+
+Measures = dict[str, dict[str, dict[str, float]]]
+"""By curve, lag and measure."""
 
 RETURNS = {
     "annual\nreturn": ("lag_0", "annual_return", "percent"),
@@ -144,25 +155,43 @@ def _stability(checks: dict[str, dict[str, Any]]) -> str:
 
 
 def show_evaluated(evaluated: Evaluated) -> None:
-    first, last = evaluated.dates
-    out.print(Text(f"Test split, {first} to {last}, net of costs:"))
-    sets = [RETURNS | RISKS_AND_COSTS] if out.width >= WIDE else [RETURNS, RISKS_AND_COSTS]
-    for columns in sets:
-        out.print(_measures(evaluated, columns))
+    _tell_period("Test split", evaluated.dates)
+    _show_measures(evaluated.measures, evaluated.policy)
+    for each in evaluated.break_even:
+        name, answer = each.fact()
+        out.print(Text(f"{name[0].upper()}{name[1:]}: {answer}"))
+    _show_notes(evaluated.notes)
     out.print(Text(evaluated.verdict))
     _line(f"Report: {evaluated.report}")
 
 
-def _measures(evaluated: Evaluated, columns: dict[str, tuple[str, str, str]]) -> Table:
-    """A row for each curve, the run's own first and bold."""
-    table = _table("", *columns)
-    names = sorted(evaluated.measures, key=lambda name: name != evaluated.policy)
-    for name in names:
-        found = evaluated.measures[name]
-        cells = (number(found[lag][key], kind) for lag, key, kind in columns.values())
-        own = name == evaluated.policy
-        table.add_row(label(name), *cells, style="bold cyan" if own else "", end_section=own)
-    return table
+def show_backtested(found: Backtested) -> None:
+    period = "All usable days" if found.split == "all" else f"{found.split.capitalize()} split"
+    _tell_period(period, found.dates)
+    _show_measures(found.measures, None)
+    _show_notes(found.notes)
+
+
+def _tell_period(what: str, dates: tuple[str, str]) -> None:
+    out.print(Text(f"{what}, {dates[0]} to {dates[1]}, net of costs:"))
+
+
+def _show_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        out.print(Text(note), width=min(out.width, 100))
+
+
+def _show_measures(found: Measures, policy: str | None) -> None:
+    """One wide table, or two narrow ones; a row for each curve, the policy's first and bold."""
+    sets = [RETURNS | RISKS_AND_COSTS] if out.width >= WIDE else [RETURNS, RISKS_AND_COSTS]
+    for columns in sets:
+        table = _table("", *columns)
+        for name in sorted(found, key=lambda name: name != policy):
+            cells = (number(found[name][lag][key], kind) for lag, key, kind in columns.values())
+            own = name == policy
+            style = "bold cyan" if own else ""
+            table.add_row(label(name), *cells, style=style, end_section=own)
+        out.print(table)
 
 
 def _table(first: str, *others: str) -> Table:

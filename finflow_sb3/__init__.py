@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finflow_sb3.backtest_rules import backtest_baselines
     from finflow_sb3.config import Settings
     from finflow_sb3.config_files import resolve
     from finflow_sb3.cqsac.cqsac import CQSAC
@@ -42,6 +43,7 @@ __all__ = [
     "PriceTable",
     "Settings",
     "__version__",
+    "backtest_baselines",
     "collect",
     "describe",
     "evaluate",
@@ -71,6 +73,7 @@ _HOMES = {
     "PortfolioVecEnv": "envs.vec",
     "PriceTable": "market.prices",
     "Settings": "config",
+    "backtest_baselines": "backtest_rules",
     "collect": "pipeline",
     "describe": "offline.describe",
     "evaluate": "pipeline",

@@ -64,6 +64,7 @@ class MarketSettings(Checked):
         "us20", "us20, a file (CSV, CSV.gz, Parquet) or yahoo:SYMBOL,...", form=forms.not_empty
     )
     max_gap: int = setting(5, "longest gap in days that is forward-filled", 0, 60)
+    partial: bool = setting(False, "let assets start or end inside the data; else that is refused")
     train_end: str | None = setting(
         None, "last day of the training split (else train_fraction)", form=forms.date
     )

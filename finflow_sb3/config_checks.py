@@ -88,6 +88,12 @@ def _faults(settings: Settings) -> Iterator[Fault]:
     yield from _policy_faults(settings)
     pretrained = max(settings.iql.n_quantiles, settings.td3bc.n_quantiles)
     yield from _cqsac_faults(settings.cqsac, pretrained)
+    found = settings.evaluation
+    if found.index is not None and "index" not in found.baselines:
+        yield (
+            ("evaluation.index", "evaluation.baselines"),
+            f"{shown(found.index)} is given, but baselines leave index out; add it to them",
+        )
 
 
 def _market_faults(market: MarketSettings) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from finflow_sb3.config_fields import Checked, setting
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.messages import one_line, shown
 
-__all__ = ["BASELINES", "STRESS", "EvaluationSettings"]
+__all__ = ["AUTO", "BASELINES", "STRESS", "EvaluationSettings"]
 
 BASELINES = (
     "equal_weight",
@@ -29,6 +29,8 @@ BASELINES = (
     "anchors",
 )
 """Rules that a policy is compared with; `anchors` stands for each of them and their average."""
+AUTO = "auto"
+"""A block length that the data chooses."""
 STRESS = {
     "financial crisis": ["2008-09-01", "2009-03-31"],
     "pandemic": ["2020-02-20", "2020-03-23"],
@@ -55,6 +57,13 @@ def windows(value: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
+def block_length(value: int | str) -> int | str:
+    """Days, or ``auto``."""
+    if isinstance(value, str) and value != AUTO:
+        raise ConfigError(f"{shown(value)} is not a number of days or {AUTO}")
+    return value
+
+
 @dataclass(frozen=True)
 class EvaluationSettings(Checked):
     """What a policy is compared with, and how sure a figure has to be."""
@@ -66,6 +75,12 @@ class EvaluationSettings(Checked):
     )
     lookback: int = setting(756, "trailing days that an allocator sees", 63, 5040)
     rebalance: int = setting(21, "days between two rebalancings of a rule", 1, 252)
+    equities: tuple[str, ...] | None = setting(
+        None, "assets that 60/40 takes for equities; all but bonds, cash and commodities if null"
+    )
+    bonds: tuple[str, ...] | None = setting(
+        None, "assets that 60/40 takes for bonds; well-known US funds if null"
+    )
     index: str | None = setting(
         None, "an index to compare with: an asset's name, or a file of one price a day"
     )
@@ -75,7 +90,13 @@ class EvaluationSettings(Checked):
     stress: dict[str, Any] = setting(STRESS, "periods by name: [first day, last day]", form=windows)
     level: int = setting(95, "probability of intervals, in percent", 50, 99)
     draws: int = setting(1000, "bootstrap draws", 100, 100_000)
-    block: int = setting(21, "mean length in days of the stationary bootstrap's blocks", 1, 252)
+    block: int | str = setting(
+        21,
+        "mean days in a block of the stationary bootstrap, or auto (Politis and White's)",
+        1,
+        252,
+        form=block_length,
+    )
     trials: int = setting(
         1, "configurations that were tried, for the deflated Sharpe ratio", 1, 10**7
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from finflow_sb3.backtest_rules import LAGS, measured
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.evaluation.backtest import backtest, baselines
+from finflow_sb3.evaluation.backtest import backtest
+from finflow_sb3.evaluation.baselines import baselines, remarks
+from finflow_sb3.evaluation.break_even import BreakEven, break_even
 from finflow_sb3.evaluation.curve import Curve
-from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.report import ReportInput, ReportMarket, write_report
 from finflow_sb3.market.summary import SURVIVORSHIP_NOTE
@@ -20,8 +23,6 @@ from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.training.trained import load_policy
 
 __all__ = ["evaluate"]
-
-LAGS = (0, 1)
 
 
 def evaluate(run: str | Path, prices: str | None = None, watch: Watch | None = None) -> Evaluated:
@@ -42,31 +43,28 @@ def evaluate(run: str | Path, prices: str | None = None, watch: Watch | None = N
     env, span = settings.env_kwargs, market.splits.test
     curves: list[Curve] = []
     others: list[Curve] = []
+    rules = settings.evaluation
     for lag in LAGS:
         watch.progress("backtests", lag, len(LAGS))
         curves.append(backtest(market, span, env, policy.act, policy.name, lag))
-        others += baselines(market, span, env, lag)
+        others += baselines(market, span, env, rules, lag, partial(watch.progress, "baselines"))
     watch.progress("backtests", len(LAGS), len(LAGS))
-    paths = write_report(_report(folder, settings, market, policy, curves, others), folder.report)
+    search = partial(watch.progress, "break-even fees")
+    fees = break_even(market, span, env, policy.act, rules.rebalance, LAGS, on_progress=search)
+    notes = remarks(others, market.prices.assets, rules)
+    report = _report(folder, settings, market, policy, curves, others, fees, notes)
+    paths = write_report(report, folder.report)
+    cash = market.prices.cash_rate[span.start + 1 : span.stop]
     return Evaluated(
         run=folder.path,
         policy=policy.name,
         report=paths.index,
         verdict=paths.verdict.sentence,
         dates=span.dates(market.prices.dates),
-        measures=_measures([*curves, *others], market),
+        measures=measured([*curves, *others], cash),
+        break_even=fees,
+        notes=notes,
     )
-
-
-def _measures(
-    curves: list[Curve], market: ObservedMarket
-) -> dict[str, dict[str, dict[str, float]]]:
-    span = market.splits.test
-    cash = market.prices.cash_rate[span.start + 1 : span.stop]
-    out: dict[str, dict[str, dict[str, float]]] = {}
-    for curve in curves:
-        out.setdefault(curve.name, {})[f"lag_{curve.execution_lag}"] = measures(curve, cash)
-    return out
 
 
 def _report(
@@ -76,6 +74,8 @@ def _report(
     policy: Any,
     curves: list[Curve],
     others: list[Curve],
+    fees: tuple[BreakEven, ...],
+    notes: tuple[str, ...],
 ) -> ReportInput:
     prices, span = market.prices, market.splits.test
     return ReportInput(
@@ -94,7 +94,8 @@ def _report(
         settings=settings.as_dict(),
         command=folder.command(),
         cash_rate=prices.cash_rate[span.start + 1 : span.stop],
-        extra=_chosen(policy.facts),
+        notes=notes,
+        extra={**_chosen(policy.facts), **dict(found.fact() for found in fees)},
         pretraining=noted_ranking(folder),
     )
 

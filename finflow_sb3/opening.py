@@ -27,7 +27,8 @@ def open_market(
     watch = watch or Watch()
     threads = settings.run.threads
     torch.set_num_threads(1 if threads == "auto" else threads)
-    prices = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
+    source = settings.market
+    prices = load_prices(source.prices, max_gap=source.max_gap, partial=source.partial)
     return observe(
         prices,
         settings.market,

@@ -57,7 +57,7 @@ __all__ = [
     "start",
 ]
 
-MARKET_MAY_CHANGE = ("prices", "train_end", "validation_end")
+MARKET_MAY_CHANGE = ("prices", "partial", "train_end", "validation_end")
 ENV_IS_FIXED = ("action_base", "execution_lag", "reward", "episode_length")
 CQSAC_IS_FIXED = (
     "n_envs",
@@ -211,7 +211,8 @@ def _with_newer_prices(
     before: Settings, settings: Settings, noted: NotedMarket, watch: Watch
 ) -> Settings:
     """Let training and validation end as many days later as there are new ones."""
-    prices = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
+    source = settings.market
+    prices = load_prices(source.prices, max_gap=source.max_gap, partial=source.partial)
     added = noted.require_past(prices, adjusted=True)
     if added == 0:
         watch.remark(f"{prices.source}: has no days after {prices.dates[-1]}, which are known.")

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from finflow_sb3.cqsac.seeding import SeedReport
+from finflow_sb3.evaluation.break_even import BreakEven
 from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.pretrain.run import Epoch
 from finflow_sb3.training.monitor import Event
 
-__all__ = ["Collected", "Evaluated", "Finetuned", "Pretrained", "Trained", "Watch"]
+__all__ = ["Backtested", "Collected", "Evaluated", "Finetuned", "Pretrained", "Trained", "Watch"]
 
 
 class Watch:
@@ -108,6 +109,11 @@ class Evaluated:
     """Test figures of a run: name of the curve → "lag_0" and "lag_1" → measures.
 
     `policy` is the name of the run's own curve.
+
+    Attributes
+    ----------
+    break_even : fees at which the policy's edge over equal weight is gone, by lag and measure
+    notes : what a reader has to know of the baselines, one sentence each
     """
 
     run: Path
@@ -116,6 +122,26 @@ class Evaluated:
     verdict: str
     dates: tuple[str, str]
     measures: dict[str, dict[str, dict[str, float]]]
+    break_even: tuple[BreakEven, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backtested:
+    """Figures of rules without a trained policy: name of the curve → "lag_0", "lag_1" → measures.
+
+    Attributes
+    ----------
+    prices : that they traded, as settings name them
+    split, dates : the period
+    notes : what a reader has to know of the rules, one sentence each
+    """
+
+    prices: str
+    split: str
+    dates: tuple[str, str]
+    measures: dict[str, dict[str, dict[str, float]]]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -106,10 +106,13 @@ class NotedMarket:
 
     def _same_past(self, prices: PriceTable) -> bool:
         """Whether past returns agree: a dividend rescales all closes that were adjusted before."""
-        past = load_prices(str(self.run / PRICES))
+        past = load_prices(str(self.run / PRICES), partial=True)
         if len(prices) < len(past) or not np.array_equal(prices.dates[: len(past)], past.dates):
             return False
-        difference = np.abs(prices.returns()[: len(past)] - past.returns())
+        begun = prices.rows(0, len(past))
+        if not np.array_equal(begun.earning(), past.earning()):
+            return False
+        difference = np.abs(begun.returns() - past.returns())
         return bool(difference.max() <= SAME_RETURN)
 
 
@@ -151,7 +154,8 @@ def noted_market(folder: RunFolder) -> NotedMarket:
 
 
 def _key(prices: PriceTable, rows: int) -> str:
-    return content_key(prices.dates[:rows], prices.close[:rows], prices.assets)
+    past = prices.rows(0, rows)
+    return content_key(past.dates, past.close, past.assets, *past.listing())
 
 
 def note_dataset(folder: RunFolder, dataset: str | Path | None) -> None:

@@ -13,20 +13,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from finflow_sb3.benchmark.cells import Cell, known_algorithm
-from finflow_sb3.benchmark.matrix import Executor, prices_key, run_cells
+from finflow_sb3.benchmark.matrix import Executor, run_cells
 from finflow_sb3.benchmark.results import CellResult
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.tasks import Listener
+from finflow_sb3.benchmark.tasks import Listener, prices_key
 from finflow_sb3.config import Settings
 from finflow_sb3.config_arguments import algorithm_arguments
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError, DataError
-from finflow_sb3.evaluation.backtest import baselines
+from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.evaluation.chained import Piece, chained_backtest
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import measures
@@ -66,7 +67,7 @@ class Fold:
         return settings.replace(market=self.days)
 
     @property
-    def days(self) -> dict[str, str | None]:
+    def days(self) -> dict[str, Any]:
         """Settings of the market, by which splits become the fold's."""
         names = ("train_start", "train_end", "validation_end", "test_end")
         return {name: getattr(self, name) for name in names}
@@ -243,7 +244,8 @@ def _policy(result: CellResult) -> Iterator[TrainedPolicy]:
 def _rules(market: ObservedMarket, folds: Sequence[Fold], settings: Settings) -> list[Curve]:
     """Rules over the same days as one account each; they have nothing to retrain."""
     span = _test_days(market, folds)
-    return [c for lag in LAGS for c in baselines(market, span, settings.env_kwargs, lag)]
+    env, rules = settings.env_kwargs, settings.evaluation
+    return [c for lag in LAGS for c in baselines(market, span, env, rules, lag)]
 
 
 def _test_days(market: ObservedMarket, folds: Sequence[Fold]) -> Span:

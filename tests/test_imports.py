@@ -46,6 +46,7 @@ LAYERS = (
     ("training",),
     ("results",),
     ("opening", "pretraining_record", "run_notes"),
+    ("backtest_rules",),
     ("plain_pretraining",),
     ("collecting", "evaluate_run", "plot_runs"),
     ("plain_training",),

@@ -15,7 +15,8 @@ from finflow_sb3.benchmark.tasks import table_key
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import DataError, FinflowError
-from finflow_sb3.evaluation.backtest import backtest, baselines
+from finflow_sb3.evaluation.backtest import backtest
+from finflow_sb3.evaluation.baselines import baseline
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.files import present
@@ -114,9 +115,8 @@ def _as_taken(facts: dict[str, Any], begun: float) -> dict[str, Any]:
 
 
 def _rule(cell: Cell, market: ObservedMarket, watch: Watch) -> list[Curve]:
-    env, span = cell.settings.env_kwargs, market.splits.test
-    name = {"anchors": "anchors' average"}.get(cell.algo, cell.algo)
-    return [c for lag in LAGS for c in baselines(market, span, env, lag) if c.name == name]
+    env, span, rules = cell.settings.env_kwargs, market.splits.test, cell.settings.evaluation
+    return [baseline(cell.algo, market, span, env, rules, lag) for lag in LAGS]
 
 
 def _measures(curves: list[Curve], market: ObservedMarket) -> dict[str, dict[str, float]]:

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from finflow_sb3.envs.rows import row_sums
 
-__all__ = ["Trade", "constrain", "grow", "move_towards", "solve_mu", "trade"]
+__all__ = [
+    "Trade",
+    "constrain",
+    "grow",
+    "move_towards",
+    "sell_untradable",
+    "solve_mu",
+    "trade",
+]
 
 Float = NDArray[np.float64]
 
@@ -146,6 +154,16 @@ def constrain(
     if max_position is not None:
         risky = np.minimum(target[:, :-1], np.maximum(max_position, held[:, :-1]))
         target = _with_rest_in_cash(risky)
+    return target
+
+
+def sell_untradable(target: Float, tradable: NDArray[np.bool_]) -> Float:
+    """Weights to trade to, with all of what is not tradable [B, n] in cash; no limit binds that."""
+    gone = ~tradable & (target[:, :-1] != 0.0)
+    rows = np.flatnonzero(gone.any(axis=1))
+    if len(rows):
+        target = target.copy()
+        target[rows] = _with_rest_in_cash(np.where(gone[rows], 0.0, target[rows, :-1]))
     return target
 
 

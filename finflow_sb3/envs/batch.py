@@ -21,6 +21,7 @@ from finflow_sb3.envs.measures import episode_measures
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.rows import Recycled
 from finflow_sb3.errors import DataError
+from finflow_sb3.market.listing import tradable_part
 from finflow_sb3.market.splits import Span
 
 __all__ = ["BatchStep", "PortfolioBatch", "default_trade_rate"]
@@ -157,18 +158,28 @@ class PortfolioBatch:
         return int(rng.integers(self.span.start, self.span.stop - self.episode_length))
 
     def _initial_weights(self, rng: np.random.Generator, row: int) -> Float:
-        width = self.held.shape[1]
         if self.evaluation or self.settings.initial_weights == "equal":
-            return np.append(np.full(width - 1, 1.0 / (width - 1)), 0.0)
+            return self.market.even_weights(row)
         if self.settings.initial_weights == "anchors":
             anchors = self.market.anchors.at(row)
             return np.asarray(rng.dirichlet(np.ones(len(anchors))) @ anchors)
-        return rng.dirichlet(self._even)
+        drawn = rng.dirichlet(self._even)
+        if self.market.tradable is None:
+            return drawn
+        return tradable_part(drawn, self.market.tradable[row])
 
     # ---------------------------------------------------------------- one step
 
     def target(self, actions: NDArray[Any]) -> Float:
         """Target weights [B, n+1] that these actions ask for, in the present state."""
+        return self.tradable_part(self._asked_for(actions))
+
+    def tradable_part(self, weights: Float) -> Float:
+        """Weights [B, n+1] without what is not tradable now, scaled to one again."""
+        tradable = self.market.tradable
+        return weights if tradable is None else tradable_part(weights, tradable[self.row])
+
+    def _asked_for(self, actions: NDArray[Any]) -> Float:
         actions = np.asarray(actions)
         _require_numbers(actions)
         a = np.asarray(actions.clip(-1.0, 1.0), dtype=np.float64)
@@ -203,15 +214,23 @@ class PortfolioBatch:
         gate_floor : as for `simplex.invert_anchor`
         largest : of an action's entries
         """
-        s = self.settings
+        s, weights = self.settings, self.tradable_part(weights)
         if s.action_base == "anchors":
             anchors = self.market.anchors.at(self.row)
             return simplex.invert_anchor(
                 weights, anchors, s.gate_scale, s.tilt_scale, gate_floor, largest
             )
         if s.action_base == "drift":
-            return simplex.invert_drift(weights, self.held, s.drift_scale, largest)
-        return simplex.invert_softmax(weights, s.softmax_scale, largest)
+            return simplex.invert_drift(weights, self.held, s.drift_scale, largest, self._free())
+        return simplex.invert_softmax(weights, s.softmax_scale, largest, self._free())
+
+    def _free(self) -> Float | float:
+        """Where targets can have weight now: 1 everywhere, or [B, n+1] of 1 and 0."""
+        if self.market.tradable is None:
+            return 1.0
+        free = np.ones_like(self.held)
+        free[:, :-1] = self.market.tradable[self.row]
+        return free
 
     def step(self, actions: NDArray[Any]) -> BatchStep:
         """Decide, trade, earn a day.
@@ -232,6 +251,9 @@ class PortfolioBatch:
         Parameters
         ----------
         idle : shape [B], True where nothing is to be traded, wherever prices have drifted
+
+        What is not tradable any more is sold all the same, and what is not yet is not bought:
+        both are cash then.
         """
         done = self._execute(target, idle)
         self.row = self.row + 1
@@ -264,6 +286,8 @@ class PortfolioBatch:
         target = accounting.constrain(
             self.held, target, s.no_trade_band, s.max_turnover, s.max_position
         )
+        if self.market.tradable is not None:
+            target = accounting.sell_untradable(target, self.market.tradable[self.row])
         return accounting.trade(self.held, target, s.fee)
 
     def _reward(self, net_growth: Float) -> Float:

@@ -16,12 +16,14 @@ from finflow_sb3.errors import ArtefactError
 from finflow_sb3.market.anchors import Anchors, fit_anchors
 from finflow_sb3.market.features import WARMUP, FeatureTable, compute_features
 from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.market.listing import even_weights, tradable_days
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Splits, make_splits
 
 __all__ = ["ObservedMarket", "Scaler", "observe", "observe_source"]
 
 Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 CLIP = 5.0
 
 
@@ -37,10 +39,13 @@ class Scaler:
 
     @classmethod
     def fit(cls, blocks: dict[str, Float]) -> Scaler:
-        """From unscaled blocks of training rows, each of shape [T, ..., f]."""
+        """From unscaled blocks of training rows, each of shape [T, ..., f]; NaN is left out."""
         means, deviations = {}, {}
         for name, block in blocks.items():
             flat = block.reshape(-1, block.shape[-1])
+            unknown = np.isnan(flat).any(axis=1)
+            if unknown.any():
+                flat = flat[~unknown]
             means[name] = tuple(float(x) for x in flat.mean(axis=0))
             deviations[name] = tuple(max(float(x), 1e-8) for x in flat.std(axis=0))
         return cls(means, deviations)
@@ -77,6 +82,9 @@ class ObservedMarket:
         from prices at or before t. Rows before the first usable one are zero.
     sigma : standard deviation of the daily equal-weight return over the training split
     moments : first and second moment of the reward's return over the training split
+    equal_weight : shape [T], the listed assets' average return
+    tradable : shape [T, n], where an asset may be held until the next close; None where all
+        assets are listed on all days. Features of an asset that is not are zero.
     """
 
     prices: PriceTable
@@ -91,6 +99,14 @@ class ObservedMarket:
     frames: NDArray[np.float32]
     sigma: float
     moments: tuple[float, float]
+    tradable: Bool | None = None
+
+    def even_weights(self, row: int) -> Float:
+        """The same of every tradable asset, shape [n+1]."""
+        if self.tradable is not None:
+            return even_weights(self.tradable[row])
+        n = self.layout.n_assets
+        return np.append(np.full(n, 1.0 / n), 0.0)
 
     @property
     def rows(self) -> NDArray[np.float32]:
@@ -125,12 +141,13 @@ def observe(
     splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
     returns = np.concatenate([prices.returns(), prices.cash_rate[:, None]], axis=1)
     record, paper = anchor_record(returns, anchors, env.fee)
-    blocks = _blocks(compute_features(prices), record)
+    tradable = tradable_days(prices.listed, WARMUP)
+    blocks = _blocks(compute_features(prices), record, tradable)
     if scaler is None:
         span = splits.train
         scaler = Scaler.fit({name: b[span.start : span.stop] for name, b in blocks.items()})
     layout = make_layout(prices, anchors, env)
-    equal_weight = np.asarray(returns[:, :-1].mean(axis=1))
+    equal_weight = _average(returns[:, :-1], prices)
     train = slice(splits.train.start, splits.train.stop)
     return ObservedMarket(
         prices=prices,
@@ -142,10 +159,19 @@ def observe(
         splits=splits,
         returns=returns,
         equal_weight=equal_weight,
-        frames=_frames(blocks, anchors, layout, scaler, first),
+        frames=_frames(blocks, anchors, layout, scaler, first, partial=tradable is not None),
         sigma=float(np.std(equal_weight[train], ddof=1)),
         moments=_moments(paper, equal_weight, train, env),
+        tradable=tradable,
     )
+
+
+def _average(returns: Float, prices: PriceTable) -> Float:
+    """Average return of the listed assets, shape [T]; zero where there is none."""
+    if prices.listed is None:
+        return np.asarray(returns.mean(axis=1))
+    # Returns of assets that are not listed are zero.
+    return np.asarray(returns.sum(axis=1) / np.maximum(prices.earning().sum(axis=1), 1))
 
 
 @lru_cache(maxsize=4)
@@ -153,7 +179,8 @@ def observe_source(source: str, market: MarketSettings, env: EnvSettings) -> Obs
     """`observe` for a named source, remembered: environments of one market share it."""
     from finflow_sb3.market.sources import load_prices
 
-    return observe(load_prices(source, max_gap=market.max_gap), market, env)
+    prices = load_prices(source, max_gap=market.max_gap, partial=market.partial)
+    return observe(prices, market, env)
 
 
 def make_layout(prices: PriceTable, anchors: Anchors, env: EnvSettings) -> ObservationLayout:
@@ -202,8 +229,12 @@ def anchor_record(returns: Float, anchors: Anchors, fee: float) -> tuple[Float, 
     return np.stack([column.to_numpy() for column in record], axis=-1), net
 
 
-def _blocks(features: FeatureTable, record: Float) -> dict[str, Float]:
-    return {**features.groups, "market": features.market, "anchor_record": record}
+def _blocks(features: FeatureTable, record: Float, tradable: Bool | None) -> dict[str, Float]:
+    """All features, NaN where an asset is not tradable."""
+    groups = features.groups
+    if tradable is not None:
+        groups = {k: np.where(tradable[..., None], block, np.nan) for k, block in groups.items()}
+    return {**groups, "market": features.market, "anchor_record": record}
 
 
 def _frames(
@@ -212,11 +243,15 @@ def _frames(
     layout: ObservationLayout,
     scaler: Scaler,
     first: int,
+    partial: bool,
 ) -> NDArray[np.float32]:
     n_rows = len(anchors.index)
     rows = np.zeros((n_rows, layout.size), dtype=np.float32)
     for name, block in blocks.items():
-        rows[first:, layout.slices[name]] = scaler(name, block[first:]).reshape(n_rows - first, -1)
+        scaled = scaler(name, block[first:])
+        if partial:
+            scaled = np.where(np.isnan(scaled), 0.0, scaled)
+        rows[first:, layout.slices[name]] = scaled.reshape(n_rows - first, -1)
     weights = anchors.at(np.arange(first, n_rows))[:, :, :-1]
     rows[first:, layout.slices["anchor_weights"]] = weights.reshape(n_rows - first, -1)
     return rows

@@ -190,7 +190,8 @@ def _observed(
         return observe_source(prices, market, _observed_part(env))
     from finflow_sb3.market.sources import load_prices
 
-    return observe(load_prices(prices, max_gap=market.max_gap), market, env, scaler)
+    table = load_prices(prices, max_gap=market.max_gap, partial=market.partial)
+    return observe(table, market, env, scaler)
 
 
 def _observed_part(env: EnvSettings) -> EnvSettings:

@@ -132,17 +132,28 @@ def _invert_by(
 
 
 def invert_drift(
-    weights: Float, held: Float, scale: float, largest: float = LARGEST_ACTION
+    weights: Float,
+    held: Float,
+    scale: float,
+    largest: float = LARGEST_ACTION,
+    free: Float | float = 1.0,
 ) -> Float:
-    """The action of base `drift` whose target is nearest to `weights`."""
-    action = _centred_logs(weights, np.maximum(held, DRIFT_FLOOR), scale, largest)
+    """The action of base `drift` whose target is nearest to `weights`.
+
+    Parameters
+    ----------
+    free : shape [B, n+1], 1 where the target can have weight and 0 where it is taken away
+    """
+    action = _centred_logs(weights, np.maximum(held, DRIFT_FLOOR) * free, scale, largest)
     same = np.all(weights == held, axis=1)
     return np.where(same[:, None], 0.0, action)
 
 
-def invert_softmax(weights: Float, scale: float, largest: float = LARGEST_ACTION) -> Float:
-    """The action of base `none` whose target is nearest to `weights`."""
-    return _centred_logs(weights, np.ones_like(weights), scale, largest)
+def invert_softmax(
+    weights: Float, scale: float, largest: float = LARGEST_ACTION, free: Float | float = 1.0
+) -> Float:
+    """The action of base `none` whose target is nearest to `weights`; `free` as above."""
+    return _centred_logs(weights, np.ones_like(weights) * free, scale, largest)
 
 
 def _centred_logs(weights: Float, base: Float, scale: float, largest: float) -> Float:

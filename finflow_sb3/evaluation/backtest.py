@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
-from finflow_sb3.envs.batch import PortfolioBatch, default_trade_rate
+from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.market.splits import Span
 
-__all__ = ["Act", "backtest", "baselines", "lagged", "play", "rule_curves"]
+__all__ = ["Act", "backtest", "backtests", "lagged", "play", "rule_curves"]
 
 Float = NDArray[np.float64]
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
 Targets = Callable[[PortfolioBatch], Float]
-
-REBALANCE = 21
 
 
 def backtest(
@@ -40,36 +38,37 @@ def backtest(
     execution_lag : the environment's own if not given; observations keep the layout that the
         policy was trained with
     """
-    env = lagged(env, execution_lag)
-    batch = PortfolioBatch(market, span, 1, env, evaluation=True)
-    batch.reset()
-    return play(batch, act, name, env)
+    return backtests(market, span, [lagged(env, execution_lag)], act, name)[0]
 
 
-def play(batch: PortfolioBatch, act: Act, name: str, env: EnvSettings) -> Curve:
-    """What a policy makes of a batch of one portfolio, from the batch's state to its end."""
-    record = _Record(batch)
-    for _ in range(batch.episode_length):
-        batch.step(act(batch.observations()))
-        record.take()
-    return record.curves([name], env, with_gates=env.action_base == "anchors")[0]
-
-
-def baselines(
-    market: ObservedMarket, span: Span, env: EnvSettings, execution_lag: int | None = None
+def backtests(
+    market: ObservedMarket, span: Span, envs: Sequence[EnvSettings], act: Act, name: str
 ) -> list[Curve]:
-    """Equal weight (rebalanced every 21 days), buy and hold, the anchors' average and each
-    anchor (traded at the environment's trade rate), at the same costs and constraints.
+    """As `backtest` in each of several environments, the policy asked for all of them at once.
+
+    Parameters
+    ----------
+    act : observations float32 [len(envs), layout.size] → actions [len(envs), A]
     """
-    env = lagged(env, execution_lag)
-    names = [f"anchor: {name}" for name in market.anchors.names]
-    slow = dataclasses.replace(env, trade_rate=default_trade_rate(env))
-    if env.action_base != "anchors":
-        slow = dataclasses.replace(env, trade_rate=0.1)
-    whole = dataclasses.replace(env, trade_rate=1.0)
-    plain = rule_curves(market, span, whole, ["equal_weight", "buy_and_hold"], _plain_targets)
-    anchored = rule_curves(market, span, slow, ["anchors' average", *names], _anchor_targets)
-    return [*plain, *anchored]
+    batches = [PortfolioBatch(market, span, 1, env, evaluation=True) for env in envs]
+    for batch in batches:
+        batch.reset()
+    return play(batches, act, name)
+
+
+def play(batches: Sequence[PortfolioBatch], act: Act, name: str) -> list[Curve]:
+    """What a policy makes of batches of one portfolio each, from their states to their ends."""
+    records = [_Record(batch) for batch in batches]
+    seen = np.concatenate([batch.observations() for batch in batches])
+    for _ in range(batches[0].episode_length):
+        actions = act(seen)
+        for i, record in enumerate(records):
+            seen[i] = record.batch.step(actions[i : i + 1]).observations[0]
+            record.take()
+    return [
+        record.curves([name], env, with_gates=env.action_base == "anchors")[0]
+        for record, env in zip(records, (batch.settings for batch in batches), strict=True)
+    ]
 
 
 def rule_curves(
@@ -90,18 +89,6 @@ def rule_curves(
         batch.step_to(wanted, idle=np.all(wanted == batch.held, axis=1))
         record.take()
     return record.curves(names, env, with_gates=False)
-
-
-def _plain_targets(batch: PortfolioBatch) -> Float:
-    out = batch.held.copy()
-    if batch.steps[0] % REBALANCE == 0:
-        out[0, :-1], out[0, -1] = 1.0 / (out.shape[1] - 1), 0.0
-    return out
-
-
-def _anchor_targets(batch: PortfolioBatch) -> Float:
-    anchors = batch.market.anchors.at(int(batch.row[0]))
-    return np.concatenate([anchors.mean(axis=0, keepdims=True), anchors])
 
 
 def lagged(env: EnvSettings, execution_lag: int | None) -> EnvSettings:

@@ -78,7 +78,7 @@ def chained_backtest(
             raise DataError(f"{name}: a piece starts on {start}, the one before it ends on {end}")
         for what, value in state.items():
             setattr(batch, what, value.copy())
-        curves.append(play(batch, piece.act, name, env))
+        curves += play([batch], piece.act, name)
         state, end = {what: getattr(batch, what) for what in HANDED_ON}, curves[-1].dates[-1]
     return joined(curves)
 
@@ -96,7 +96,7 @@ def joined(curves: Sequence[Curve]) -> Curve:
     first = curves[0]
     if any((c.assets, c.anchors) != (first.assets, first.anchors) for c in curves):
         raise DataError(f"{first.name}: its pieces are of different assets or anchors")
-    arrays = {
+    arrays: dict[str, Any] = {
         field.name: np.concatenate([getattr(c, field.name) for c in curves])
         for field in dataclasses.fields(Curve)
         if isinstance(getattr(first, field.name), np.ndarray)

@@ -33,6 +33,7 @@ class Curve:
     anchors : K names of the gates' columns
     fee : proportional fee, as a fraction of traded value
     execution_lag : 0 trades at the close of the decision, 1 at the next
+    note : what a reader has to know of this curve; mostly nothing
     """
 
     name: str
@@ -47,6 +48,7 @@ class Curve:
     anchors: tuple[str, ...] = ()
     fee: float = 0.0
     execution_lag: int = 0
+    note: str = ""
 
     @property
     def value(self) -> Float:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.errors import DataError
+from finflow_sb3.evaluation.bootstrap import sharpe_gap
 from finflow_sb3.evaluation.curve import TRADING_DAYS, Curve
 
 __all__ = [
@@ -36,9 +37,8 @@ Float = NDArray[np.float64]
 
 # A constant series has a computed deviation of about 1e-18, not of zero.
 FLAT = 1e-14
-# The tail of var_95 and cvar_95 is one day in twenty, the interval of a difference 90 % wide.
+# The tail of var_95 and cvar_95 is one day in twenty.
 TAIL = 20
-LEVEL = 90
 
 
 def annual_return(returns: Float) -> float:
@@ -210,7 +210,7 @@ class SharpeDifference:
     difference : annual Sharpe ratio of the first minus that of the second
     low, high : ends of the interval; nan where there are too few days to tell
     level : probability that the interval is meant to hold, in percent
-    block, draws : days in a block of the bootstrap, and how often it was drawn
+    block, draws : mean days in a block of the bootstrap, and how often it was drawn
     """
 
     difference: float
@@ -222,13 +222,14 @@ class SharpeDifference:
 
 
 def sharpe_difference(
-    first: Float, second: Float, block: int = 21, draws: int = 1000, seed: int = 0
+    first: Float,
+    second: Float,
+    block: int = 21,
+    draws: int = 1000,
+    seed: int = 0,
+    level: int = 95,
 ) -> SharpeDifference:
-    """Difference of two Sharpe ratios, and its percentile interval by a paired bootstrap.
-
-    Circular blocks of `block` days are drawn from both series at once (Politis & Romano 1992;
-    for Sharpe ratios Ledoit & Wolf 2008), which keeps what the two share on a day and how days
-    hang together within a block.
+    """Difference of two Sharpe ratios, and its interval by `bootstrap.sharpe_gap`.
 
     Parameters
     ----------
@@ -245,39 +246,8 @@ def sharpe_difference(
     DataError
         If the two series differ in length.
     """
-    if len(first) != len(second):
-        raise DataError(
-            f"sharpe_difference: {len(first)} and {len(second)} days; compare the same days"
-        )
-    difference = sharpe(first) - sharpe(second) if len(first) else math.nan
-    low = high = math.nan
-    if len(first) >= 3 * block and math.isfinite(difference):
-        drawn = _bootstrap_sharpe(np.stack([first, second]), block, draws, seed)
-        tail = (100 - LEVEL) / 2
-        low, high = (float(q) for q in np.percentile(drawn[0] - drawn[1], [tail, 100 - tail]))
-    return SharpeDifference(difference, low, high, LEVEL, block, draws)
-
-
-def _bootstrap_sharpe(series: Float, block: int, draws: int, seed: int) -> Float:
-    """Sharpe ratios of `draws` resamples, shape [2, draws], from sums over circular blocks."""
-    days = series.shape[1]
-    shift = series.mean(axis=1, keepdims=True)
-    # Sums of squares of centred returns: no cancellation in the variance below.
-    moments = np.concatenate([series - shift, (series - shift) ** 2])
-    full, rest = divmod(days, block)
-    starts = np.random.default_rng(seed).integers(days, size=(full + 1, draws))
-    sums = _block_sums(moments, block)[:, starts[:full]].sum(axis=1)
-    sums += _block_sums(moments, rest)[:, starts[full]]
-    mean = sums[:2] / days
-    variance = np.maximum((sums[2:] - days * mean**2) / (days - 1), FLAT**2)
-    return np.asarray((mean + shift) / np.sqrt(variance) * math.sqrt(TRADING_DAYS))
-
-
-def _block_sums(rows: Float, length: int) -> Float:
-    """Sum of the `length` entries from each entry on, wrapping round; same shape as `rows`."""
-    wrapped = np.concatenate([np.zeros((len(rows), 1)), rows, rows[:, :length]], axis=1)
-    total = np.cumsum(wrapped, axis=1)
-    return np.asarray(total[:, length : length + rows.shape[1]] - total[:, : rows.shape[1]])
+    found = sharpe_gap(first, second, level, block, draws, seed)
+    return SharpeDifference(found.value, found.low, found.high, level, block, draws)
 
 
 def _excess(name: str, returns: Float, cash_rate: Float | float | None) -> Float:

@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
+from finflow_sb3.evaluation.allocators import ALLOCATORS
 from finflow_sb3.evaluation.curve import Curve
 
 __all__ = [
@@ -52,6 +53,8 @@ COLOURS = {
     "equal_weight": "#3d4650",
     "buy_and_hold": "#8a939b",
     "anchors' average": "#6b7680",
+    "index": "#b23a48",
+    "sixty_forty": "#7a5195",
     "volatility": "#56b4e9",
     "correlation": "#009e73",
     "momentum": "#e69f00",
@@ -73,6 +76,11 @@ LABELS = {
     "equal_weight": "Equal weight",
     "buy_and_hold": "Buy and hold",
     "anchors' average": "Anchors' average",
+    "hrp": "HRP",
+    "herc": "HERC",
+    "minimum_cvar": "Minimum CVaR",
+    "sixty_forty": "60/40",
+    "index": "Index, cost-free",
     "cqsac": "CQSAC",
     "iql": "IQL",
     "td3bc": "TD3+BC",
@@ -83,6 +91,8 @@ def label(name: str) -> str:
     """How a curve is called in pictures and tables."""
     if name.startswith("anchor: "):
         return f"Anchor: {name.removeprefix('anchor: ')}"
+    if name in ALLOCATORS and name not in LABELS:
+        return name.replace("_", " ").capitalize().replace("sharpe", "Sharpe")
     return LABELS.get(name, name)
 
 

@@ -73,8 +73,9 @@ def render(
         settings=template.settings_block(report.settings),
         command=escape(report.command),
         footer=escape(
-            f"The interval is a paired circular block bootstrap ({verdict.sharpe.draws:,} draws, "
-            f"blocks of {verdict.sharpe.block} days). A dash stands where a measure is undefined. "
+            f"The interval is a paired stationary bootstrap ({verdict.sharpe.draws:,} draws, "
+            f"blocks of {verdict.sharpe.block} days on average). "
+            "A dash stands where a measure is undefined. "
             "A backtest shows what rules would have earned in the past; it is no forecast."
         ),
     )

@@ -3,6 +3,10 @@
 An anchor is refitted on a fixed grid of days from the trailing window alone, and held (as target
 weights) in between. Row t uses prices at or before t only.
 
+Where assets come and go, a refit takes those that are tradable and have a window of their own;
+the window reaches back to the youngest one's first price. Others have weight zero. What leaves
+between two refits is shared out among the rest of its anchor.
+
 ====================  ============================================================
 expert                anchor
 ====================  ============================================================
@@ -16,10 +20,7 @@ growth                maximum Sharpe with shrinkage of mean and covariance, and 
 
 from __future__ import annotations
 
-import io
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,13 +30,16 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import ANCHORS, MarketSettings
 from finflow_sb3.errors import DataError
-from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import cache_folder, content_key
+from finflow_sb3.market.features import WARMUP
+from finflow_sb3.market.fitting import cached_fits, clean_weights
+from finflow_sb3.market.listing import tradable_days, tradable_part
 from finflow_sb3.market.prices import PriceTable
 
 __all__ = ["Anchors", "fit_anchors"]
 
 Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 # Part of every cache key: raise it when the weights that a window gives change.
 VERSION = 2
@@ -43,7 +47,6 @@ MOMENTUM_LOOKBACK = 252
 MOMENTUM_SKIP = 21
 VOLATILITY_LOOKBACK = 63
 TRADING_DAYS = 252
-PARALLEL_FROM = 40
 SMALLEST_VARIANCE = 1e-14
 
 
@@ -54,7 +57,7 @@ class Anchors:
     Attributes
     ----------
     names : K names
-    refits : shape [R], rows at whose close the anchors were fitted
+    refits : shape [R], rows at whose close the anchors were fitted, or an asset left them
     weights : shape [R, K, n+1], each summing to 1, cash last
     index : shape [T], which refit holds on a row; -1 before the first
     fallbacks : shape [R], growth refits where no weights within the cap have a positive
@@ -105,28 +108,35 @@ def fit_anchors(
     Raises
     ------
     DataError
-        If there are fewer than two assets, too few rows for the longest window, or an asset
-        whose price stands still for a whole window.
+        If there are fewer than two assets (on any refit day), too few rows for the longest
+        window, or an asset whose price stands still for a whole window.
     """
     if prices.n_assets < 2:
         raise DataError(
             f"{prices.source}: one asset is no universe to allocate in; give two or more"
         )
     rows = refit_rows(len(prices), settings)
-    keys = [_window_key(prices, int(row), settings) for row in rows]
+    tradable = tradable_days(prices.listed, WARMUP)
+    windows = [_window(prices, tradable, int(row), settings) for row in rows]
+    keys = [window.key for window in windows]
     path = cache_folder() / "anchors" / f"{content_key(prices.assets, _recipe(settings))}.npz"
-    known = _read_cache(path)
-    missing = [i for i, key in enumerate(keys) if key not in known]
-    for done, (i, fitted) in enumerate(_fit_all(prices, rows, missing, settings), start=1):
-        known[keys[i]] = fitted
-        if on_progress is not None:
-            on_progress(done, len(missing))
-    if missing:
-        _write_cache(path, known)
-    weights = np.stack([known[key][:, :-1] for key in keys])
-    fallbacks = np.array([bool(known[key][0, -1]) for key in keys])
+    fits = cached_fits(path, keys, lambda i: _task(prices, windows[i], settings), on_progress)
+    weights = np.stack([fit[:, :-1] for fit in fits])
+    fallbacks = np.array([bool(fit[0, -1]) for fit in fits])
+    if tradable is not None:
+        rows, weights, fallbacks = _with_leavers(rows, weights, fallbacks, tradable)
     index = np.searchsorted(rows, np.arange(len(prices)), side="right") - 1
     return Anchors(ANCHORS, rows, weights, index, fallbacks)
+
+
+def _with_leavers(
+    rows: NDArray[np.int64], weights: Float, fallbacks: Bool, tradable: Bool
+) -> tuple[NDArray[np.int64], Float, Bool]:
+    """Refits, and the days between them on which an asset is tradable no more."""
+    left = np.flatnonzero((tradable[:-1] & ~tradable[1:]).any(axis=1)) + 1
+    all_rows = np.union1d(rows, left[left > rows[0]])
+    refit = np.searchsorted(rows, all_rows, side="right") - 1
+    return all_rows, tradable_part(weights[refit], tradable[all_rows][:, None]), fallbacks[refit]
 
 
 def _recipe(settings: MarketSettings) -> list[Any]:
@@ -139,63 +149,86 @@ def _recipe(settings: MarketSettings) -> list[Any]:
     ]
 
 
-def _window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
+@dataclass(frozen=True)
+class _Window:
+    """What one refit sees.
+
+    Attributes
+    ----------
+    row : of the refit
+    members : shape [n], the assets that it takes
+    close : shape [W+1, m], the members'
+    """
+
+    row: int
+    members: Bool
+    close: Float
+
+    @property
+    def key(self) -> str:
+        """Of the content alone where all assets take part."""
+        return content_key(self.close, *(() if self.members.all() else (self.members,)))
+
+    def spread(self, fitted: Float) -> Float:
+        """The members' fit [K, m+2] in the columns of all assets [K, n+2]."""
+        out = np.zeros((len(fitted), len(self.members) + 2))
+        out[:, np.append(self.members, [True, True])] = fitted
+        return out
+
+
+def _window(
+    prices: PriceTable, tradable: Bool | None, row: int, settings: MarketSettings
+) -> _Window:
     # Momentum looks back a year, however short the window of the other four.
     length = max(settings.anchor_window, MOMENTUM_LOOKBACK)
-    return prices.close[max(0, row - length) : row + 1]
+    start, members = max(0, row - length), np.ones(prices.n_assets, dtype=np.bool_)
+    if prices.listed is not None and tradable is not None:
+        first = prices.listed.argmax(axis=0)
+        members = tradable[row] & (row - first >= max(settings.anchor_min_window, WARMUP))
+        _require_two(prices, members, row, settings)
+        start = max(start, int(first[members].max()))
+    close = prices.close[start : row + 1]
+    return _Window(row, members, close if members.all() else close[:, members])
 
 
-def _moving_window(prices: PriceTable, row: int, settings: MarketSettings) -> Float:
-    """The window of a refit, refused where an asset has no variance: no anchor can weigh it."""
-    window = _window(prices, row, settings)
-    moved = np.var(np.diff(np.log(window), axis=0)[-settings.anchor_window :], axis=0)
-    still = np.flatnonzero(moved < SMALLEST_VARIANCE)
+def _require_two(prices: PriceTable, members: Bool, row: int, settings: MarketSettings) -> None:
+    if members.sum() < 2:
+        raise DataError(
+            f"{prices.source}: on {prices.dates[row]} the anchors have {int(members.sum())} of "
+            f"the {prices.n_assets} assets to choose from (listed for "
+            f"{max(settings.anchor_min_window, WARMUP)} days and going on), and need 2; cut the "
+            "dates, or add assets"
+        )
+
+
+def _check_moving(prices: PriceTable, window: _Window, settings: MarketSettings) -> None:
+    """Refuse a window in which an asset has no variance: no anchor can weigh it."""
+    logs = np.log(window.close)
+    moved = np.var(np.diff(logs, axis=0)[-settings.anchor_window :], axis=0)
+    still = np.flatnonzero(window.members)[moved < SMALLEST_VARIANCE]
     if len(still):
         raise DataError(
             f"{prices.source}: the price of {prices.assets[still[0]]!r} grew evenly in the "
-            f"{len(window) - 1} days before {prices.dates[row]}; leave the asset out (cash is "
-            "there without it)"
+            f"{len(window.close) - 1} days before {prices.dates[window.row]}; leave the asset out "
+            "(cash is there without it)"
         )
-    return window
 
 
-def _window_key(prices: PriceTable, row: int, settings: MarketSettings) -> str:
-    return content_key(_window(prices, row, settings))
+def _task(prices: PriceTable, window: _Window, settings: MarketSettings) -> Any:
+    """The fit of one refit's window, to be done in this process or in another."""
+    from joblib import delayed
 
-
-def _read_cache(path: Any) -> dict[str, Float]:
-    """Known refits by window key; an unreadable cache is as good as none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(zip(archive["keys"].tolist(), archive["fits"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return {}
-
-
-def _write_cache(path: Any, known: dict[str, Float]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=np.array(list(known)), fits=np.stack(list(known.values())))
-    write_whole(path, buffer.getvalue())
-
-
-def _fit_all(
-    prices: PriceTable, rows: NDArray[np.int64], missing: list[int], settings: MarketSettings
-) -> Any:
-    """Yield (index, weights) for every missing refit, in two processes where there are many."""
-    from joblib import Parallel, delayed
-
-    jobs = 2 if len(missing) >= PARALLEL_FROM else 1
-    windows = (_moving_window(prices, int(rows[i]), settings) for i in missing)
-    fits = Parallel(n_jobs=jobs, return_as="generator", batch_size=8)(
-        delayed(fit_window)(
-            window,
-            settings.anchor_target_volatility,
-            settings.anchor_cap,
-            settings.anchor_window,
-        )
-        for window in windows
+    _check_moving(prices, window, settings)
+    return delayed(_fit_members)(
+        window,
+        settings.anchor_target_volatility,
+        settings.anchor_cap,
+        settings.anchor_window,
     )
-    return zip(missing, fits, strict=True)
+
+
+def _fit_members(window: _Window, target_volatility: float, cap: float, length: int) -> Float:
+    return window.spread(fit_window(window.close, target_volatility, cap, length))
 
 
 def fit_window(close: Float, target_volatility: float, cap: float, window: int) -> Float:
@@ -219,9 +252,9 @@ def fit_window(close: Float, target_volatility: float, cap: float, window: int) 
     n = close.shape[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        minimum_variance = _clean(MeanRisk().fit(returns).weights_)
-        diversified = _clean(MaximumDiversification().fit(returns).weights_)
-        hrp = _clean(HierarchicalRiskParity().fit(returns).weights_)
+        minimum_variance = clean_weights(MeanRisk().fit(returns).weights_)
+        diversified = clean_weights(MaximumDiversification().fit(returns).weights_)
+        hrp = clean_weights(HierarchicalRiskParity().fit(returns).weights_)
         growth = _maximum_sharpe(returns, cap)
     fell_back = growth is None
     rows = np.zeros((len(ANCHORS), n + 2))
@@ -232,12 +265,6 @@ def fit_window(close: Float, target_volatility: float, cap: float, window: int) 
     rows[4, :n] = minimum_variance if growth is None else growth
     rows[:, -1] = fell_back
     return rows
-
-
-def _clean(weights: Any) -> Float:
-    """Solver noise removed: no tiny negatives, exactly one in total."""
-    clean = np.where(np.asarray(weights, dtype=np.float64) < 1e-8, 0.0, weights)
-    return np.asarray(clean / clean.sum())
 
 
 def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
@@ -256,7 +283,7 @@ def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
         prior_estimator=prior,
         max_weights=cap,
     )
-    return _clean(model.fit(returns).weights_)
+    return clean_weights(model.fit(returns).weights_)
 
 
 def _shrinkage() -> Any:

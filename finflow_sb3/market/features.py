@@ -1,7 +1,8 @@
 """Causal features: row t is computed from prices at or before t.
 
 Each asset has features in five groups, one for each expert; the market block describes all
-assets together. Nothing here depends on the order of assets. Rows before `WARMUP` are NaN.
+assets together, that is those that are listed. Nothing here depends on the order of assets. Rows
+before `WARMUP` are NaN, and so are an asset's features until it has been listed for as long.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ def compute_features(prices: PriceTable) -> FeatureTable:
     close = pd.DataFrame(prices.close)
     returns = pd.DataFrame(prices.returns())
     returns.iloc[0] = np.nan
+    if prices.listed is not None:
+        close = close.where(prices.listed)
+        returns = returns.where(prices.earning())
     market = returns.mean(axis=1)
     vols = {w: _volatility(returns, w) for w in (MONTH, QUARTER, YEAR)}
     columns = {
@@ -189,7 +193,8 @@ def _market_block(
     vol_quarter = market.rolling(QUARTER).std().clip(lower=EPS)
     vol_year = market.rolling(YEAR).std().clip(lower=EPS)
     month_returns = np.log(close) - np.log(close.shift(MONTH))
-    above = (close > close.rolling(200).mean()).mean(axis=1) - 0.5
+    average = close.rolling(200).mean()
+    above = (close > average).astype(float).where(average.notna()).mean(axis=1) - 0.5
     block = (
         (log_index - log_index.shift(MONTH)) / (vol_year * np.sqrt(MONTH)),
         (log_index - log_index.shift(QUARTER)) / (vol_year * np.sqrt(QUARTER)),

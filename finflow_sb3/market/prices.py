@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.errors import DataError
+from finflow_sb3.market.listing import hold_flat, holes
 
 __all__ = ["PriceTable"]
 
 Float = NDArray[np.float64]
+Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class PriceTable:
         ``raw_close`` is the unadjusted close, for share counts.
     cash_rate : ndarray of float64, shape [T], simple daily rate earned from t-1 to t
     filled : ndarray of int64, shape [n], closes that were forward-filled
+    listed : ndarray of bool, shape [T, n], True from each asset's first to its last price, or
+        None where all are listed on all days. Where an asset is not, its closes are held flat,
+        whatever was given there, so that its returns are zero.
     source : where the table came from, for messages and reports
     survivorship : True where the universe is known to have been chosen afterwards
     """
@@ -46,6 +51,7 @@ class PriceTable:
     filled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     source: str = "array"
     survivorship: bool = False
+    listed: Bool | None = None
 
     def __post_init__(self) -> None:
         dates = np.asarray(self.dates, dtype="datetime64[D]")
@@ -58,11 +64,32 @@ class PriceTable:
         object.__setattr__(self, "dates", dates)
         object.__setattr__(self, "assets", tuple(str(a) for a in self.assets))
         object.__setattr__(self, "close", close)
+        self._take_listing()
         if self.cash_rate.size == 0:
             object.__setattr__(self, "cash_rate", np.zeros(len(dates)))
         if self.filled.size == 0:
             object.__setattr__(self, "filled", np.zeros(len(self.assets), dtype=np.int64))
         self._check()
+
+    def _take_listing(self) -> None:
+        """Keep `listed` where it says something, and closes that do not depend on the rest."""
+        if self.listed is None:
+            return
+        listed = np.ascontiguousarray(self.listed, dtype=np.bool_)
+        if listed.shape != self.close.shape:
+            raise DataError(
+                f"{self.source}: listed has shape {listed.shape}, expected {self.close.shape}"
+            )
+        broken = holes(listed)
+        if len(broken):
+            raise DataError(
+                f"{self.source}: {self.assets[broken[0]]!r} is listed on two stretches of days; "
+                "fill what lies between, or make it two assets"
+            )
+        whole = bool(listed.all())
+        object.__setattr__(self, "listed", None if whole else listed)
+        if not whole:
+            object.__setattr__(self, "close", hold_flat(self.close, listed))
 
     def _check(self) -> None:
         if len(set(self.assets)) != len(self.assets):
@@ -97,6 +124,22 @@ class PriceTable:
         out[1:] = self.close[1:] / self.close[:-1] - 1.0
         return out
 
+    def earning(self) -> Bool:
+        """Where a return from t-1 to t exists, shape [T, n]: listed on both days."""
+        out = np.ones(self.close.shape, dtype=np.bool_) if self.listed is None else self.listed
+        out = out.copy()
+        out[1:] &= out[:-1]
+        out[:1] = False
+        return out
+
+    def listed_close(self) -> Float:
+        """Closes [T, n], NaN where an asset is not listed."""
+        return self.close if self.listed is None else np.where(self.listed, self.close, np.nan)
+
+    def listing(self) -> tuple[Bool, ...]:
+        """`listed` as parts of a cache key: none where all assets are listed on all days."""
+        return () if self.listed is None else (self.listed,)
+
     def select(self, assets: tuple[str, ...] | list[str]) -> PriceTable:
         """The same table with these assets, in this order.
 
@@ -125,7 +168,7 @@ class PriceTable:
     ) -> PriceTable:
         chosen: Any = slice(None) if columns is None else columns
 
-        def cut(array: Float | None) -> Float | None:
+        def cut(array: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if array is None else np.ascontiguousarray(array[rows][:, chosen])
 
         close = cut(self.close)
@@ -143,4 +186,5 @@ class PriceTable:
             filled=self.filled[chosen],
             source=self.source,
             survivorship=self.survivorship,
+            listed=cut(self.listed),
         )

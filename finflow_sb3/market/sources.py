@@ -44,6 +44,7 @@ def load_prices(
     *,
     assets: Sequence[str] | None = None,
     max_gap: int = 5,
+    partial: bool = False,
     cash_rate: float | ArrayLike | None = None,
 ) -> PriceTable:
     """Load a universe's daily prices and check every one of them.
@@ -64,6 +65,9 @@ def load_prices(
         Assets to keep, in this order. The others are not checked.
     max_gap : int
         Longest run of rows without a price that is forward-filled and counted in ``filled``.
+    partial : bool
+        Let assets start or end inside the dates: each is ``listed`` from its first to its last
+        price. Otherwise such an asset is refused. A `PriceTable` keeps what it says itself.
     cash_rate : float or array_like of shape [T], optional
         Simple daily rate of cash. By default the source's own, else 0.
 
@@ -83,10 +87,10 @@ def load_prices(
     if isinstance(source, PriceTable):
         chosen = chosen_assets(source.source, source.assets, assets)
         return _with_cash(source.select(chosen), cash_rate)
-    panel = _panel(source, assets)
+    panel = _panel(source, assets, partial)
     if len(panel.dates) < 2:
         raise DataError(f"{panel.name}: has {len(panel.dates)} row of prices; give at least 2 days")
-    close, filled = fill_gaps(panel, max_gap)
+    close, filled, listed = fill_gaps(panel, max_gap, partial)
     before = np.array([panel.filled.get(a, 0) for a in panel.assets], dtype=np.int64)
     table = PriceTable(
         dates=panel.dates,
@@ -100,11 +104,12 @@ def load_prices(
         low=panel.values.get("low"),
         volume=panel.values.get("volume"),
         raw_close=panel.values.get("raw_close"),
+        listed=listed,
     )
     return _with_cash(table, panel.cash_rate if cash_rate is None else cash_rate)
 
 
-def _panel(source: str | Path | pd.DataFrame, assets: Sequence[str] | None) -> Panel:
+def _panel(source: str | Path | pd.DataFrame, assets: Sequence[str] | None, partial: bool) -> Panel:
     if isinstance(source, Path):
         return to_panel(read_file(source.expanduser()), assets)
     if not isinstance(source, str):
@@ -113,7 +118,7 @@ def _panel(source: str | Path | pd.DataFrame, assets: Sequence[str] | None) -> P
         raw = read_file(_embedded_file(), name=EMBEDDED)
         return to_panel(dataclasses.replace(raw, survivorship=True), assets)
     if source.startswith(PREFIX):
-        return download(source, assets)
+        return download(source, assets, partial)
     path = Path(source).expanduser()
     if path.exists() or path.suffix or len(path.parts) > 1:
         return to_panel(read_file(path, name=source), assets)
@@ -156,6 +161,8 @@ def _with_cash(table: PriceTable, cash_rate: float | ArrayLike | None) -> PriceT
 def write_prices(prices: PriceTable, path: str | Path) -> Path:
     """Write prices as long-form Parquet, which `load_prices` reads back equal but for `source`.
 
+    Where an asset is not listed, its close is empty: `partial` reads such a file.
+
     The file is written whole: a temporary file beside it is synced, then takes its name.
 
     Parameters
@@ -197,7 +204,7 @@ def _long_frame(prices: PriceTable) -> pd.DataFrame:
     columns: dict[str, NDArray[np.generic]] = {
         "date": np.repeat(prices.dates.astype("datetime64[s]"), prices.n_assets),
         "symbol": np.tile(np.array(prices.assets, dtype=object), len(prices)),
-        "close": prices.close.ravel(),
+        "close": prices.listed_close().ravel(),
     }
     for name in OPTIONAL:
         values = getattr(prices, name)

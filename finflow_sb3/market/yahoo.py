@@ -23,11 +23,12 @@ COLUMNS = {"close": "Adj Close", "raw_close": "Close", "volume": "Volume"}
 logger = logging.getLogger(__name__)
 
 
-def download(source: str, assets: Sequence[str] | None = None) -> Panel:
+def download(source: str, assets: Sequence[str] | None = None, partial: bool = False) -> Panel:
     """Adjusted closes, raw closes and volumes of ``yahoo:AAPL,MSFT,...``.
 
-    Days before the youngest symbol's first are left out, and a log message says so. Today's
-    bar (UTC) is left out too: while its exchange is open it is not a close.
+    Days before the youngest symbol's first are left out, and a log message says so, unless
+    `partial` lets assets start later. Today's bar (UTC) is left out too: while its exchange is
+    open it is not a close.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def download(source: str, assets: Sequence[str] | None = None) -> Panel:
     past = dates < np.datetime64(dt.datetime.now(dt.UTC).date())
     dates, frame = dates[past], frame.loc[past]
     values = {name: _columns(source, frame, label, symbols) for name, label in COLUMNS.items()}
-    start = _youngest(source, dates, values["close"], symbols)
+    start = 0 if partial else _youngest(source, dates, values["close"], symbols)
     return Panel(source, dates[start:], symbols, {k: v[start:] for k, v in values.items()})
 
 

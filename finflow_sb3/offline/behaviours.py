@@ -8,6 +8,7 @@ here, with its name in `config.BEHAVIOURS`; a user's own come from `offline.own_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,9 @@ class RuleBook:
         self.strength = rng.uniform(0.2, 1.0, size=b)
         self.cash = rng.uniform(0.3, 0.9, size=b)
         log_close = np.log(batch.market.prices.close)
-        self.slow = _standard(_trailing(log_close, 252, 21))
-        self.fast = _standard(_trailing(log_close, 21, 0))
+        among = batch.market.tradable
+        self.slow = _standard(_trailing(log_close, 252, 21), among)
+        self.fast = _standard(_trailing(log_close, 21, 0), among)
 
     def targets(self) -> Float:
         """Target weights [B, n+1] of every portfolio's rule at its present row."""
@@ -129,9 +131,9 @@ def contrarian(book: RuleBook, members: Int) -> Float:
 
 @rule
 def equal_weight(book: RuleBook, members: Int) -> Float:
-    """The same of every asset, no cash."""
-    n = book.batch.held.shape[1] - 1
-    return np.tile(np.append(np.full(n, 1.0 / n), 0.0), (len(members), 1))
+    """The same of every asset that is tradable, no cash."""
+    rows = book.batch.row[members].tolist()
+    return np.stack([book.batch.market.even_weights(row) for row in rows])
 
 
 @rule
@@ -155,8 +157,11 @@ def _trailing(log_close: Float, window: int, skip: int) -> Float:
     return out
 
 
-def _standard(scores: Float) -> Float:
-    """Scores of each row centred and scaled over assets, within ±1."""
-    centred = scores - scores.mean(axis=1, keepdims=True)
-    deviation = np.maximum(centred.std(axis=1, keepdims=True), 1e-12)
-    return np.asarray(np.clip(centred / (2.0 * deviation), -1.0, 1.0))
+def _standard(scores: Float, among: NDArray[np.bool_] | None) -> Float:
+    """Scores of each row centred and scaled over the assets `among` (all if None), within ±1;
+    zero for the others.
+    """
+    where: Any = True if among is None else among | ~among.any(axis=1, keepdims=True)
+    centred = scores - scores.mean(axis=1, keepdims=True, where=where)
+    deviation = np.maximum(centred.std(axis=1, keepdims=True, where=where), 1e-12)
+    return np.where(where, np.clip(centred / (2.0 * deviation), -1.0, 1.0), 0.0)

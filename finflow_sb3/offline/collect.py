@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings
+from finflow_sb3.config import BEHAVIOURS, CollectSettings, EnvSettings, MarketSettings
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError
@@ -84,20 +84,32 @@ def dataset_key(
         market.prices.close,
         market.prices.cash_rate,
         market.prices.assets,
-        dataclasses.asdict(market.settings),
+        _deciding(market.settings),
         market.scaler.as_dict(),
         dataclasses.asdict(env),
         dataclasses.asdict(collect),
         seed,
         *([own.as_dict()] if own.names else []),
+        *market.prices.listing(),
     )
+
+
+def _deciding(settings: MarketSettings) -> dict[str, Any]:
+    """Settings that numbers depend on: what `partial` lets in shows in the prices."""
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k != "partial"}
 
 
 def market_key(market: ObservedMarket) -> str:
     """A hash of what a collection sees of a market: prices up to the end of training."""
-    prices, stop = market.prices, market.splits.train.stop
-    known = (prices.dates[:stop], prices.close[:stop], prices.cash_rate[:stop])
-    return content_key(*known, prices.assets, market.scaler.as_dict())
+    known = market.prices.rows(0, market.splits.train.stop)
+    return content_key(
+        known.dates,
+        known.close,
+        known.cash_rate,
+        known.assets,
+        market.scaler.as_dict(),
+        *known.listing(),
+    )
 
 
 def cached_dataset(

@@ -47,10 +47,12 @@ class Past:
     ----------
     dates : datetime64[D], shape [t+1]
     assets : n names, in the order of all weights
-    close : shape [t+1, n], adjusted closes
+    close : shape [t+1, n], adjusted closes; NaN where an asset is not listed
     cash_rate : shape [t+1], simple daily rate of cash, earned from the day before
     held : shape [n+1], weights as they have drifted until now, cash last
     anchors : the classical allocations of this day by name, each of shape [n+1], cash last
+    tradable : bool, shape [n], the assets that may be held from now on: what is given to others
+        is shared out among these
     """
 
     dates: NDArray[np.datetime64]
@@ -59,6 +61,7 @@ class Past:
     cash_rate: Float
     held: Float
     anchors: dict[str, Float]
+    tradable: NDArray[np.bool_]
 
 
 Function = Callable[[Past], ArrayLike]
@@ -124,15 +127,17 @@ def past_of(batch: PortfolioBatch, member: int) -> Past:
     """What one portfolio of a batch knows at its present row."""
     market, row = batch.market, int(batch.row[member])
     weights = market.anchors.at(row)
+    every = np.ones(len(market.prices.assets), dtype=np.bool_)
     return Past(
         dates=_kept(market.prices.dates[: row + 1]),
         assets=market.prices.assets,
-        close=_kept(market.prices.close[: row + 1]),
+        close=_kept(market.prices.listed_close()[: row + 1]),
         cash_rate=_kept(market.prices.cash_rate[: row + 1]),
         held=_kept(batch.held[member]),
         anchors={
             name: _kept(each) for name, each in zip(market.anchors.names, weights, strict=True)
         },
+        tradable=_kept(every if market.tradable is None else market.tradable[row]),
     )
 
 

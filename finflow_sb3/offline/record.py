@@ -211,9 +211,24 @@ def _paths(record: Record, market: ObservedMarket) -> tuple[int, Float, int]:
         after = traded.get(row, held)
         paths[row - first] = held, after
         if row < last:
+            _require_listed(record, market, after, row)
             _, drifted = grow(after[None], market.returns[row + 1][None])
             held = drifted[0]
     return first, paths, len(paths) + outside
+
+
+def _require_listed(record: Record, market: ObservedMarket, after: Float, row: int) -> None:
+    """Refuse a holding that no price of the next day values."""
+    listed = market.prices.listed
+    if listed is None:
+        return
+    lost = np.flatnonzero((after[:-1] > 0.0) & ~(listed[row] & listed[row + 1]))
+    if len(lost):
+        raise DataError(
+            f"{record.path}: on {market.prices.dates[row]} it holds "
+            f"{market.prices.assets[lost[0]]!r}, which has no price then or no later one; write 0 "
+            "for it until the day of its first price, and from that of its last"
+        )
 
 
 def _rows(record: Record, market: ObservedMarket) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs import accounting, simplex
 from finflow_sb3.envs.batch import default_trade_rate
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.market.listing import tradable_part
 from finflow_sb3.offline.dataset import OfflineDataset
 
 __all__ = ["Traded", "environment_of", "trades"]
@@ -64,10 +65,14 @@ def trades(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> 
         order = np.where(_idle(dataset, env, start, stop)[:, None], held, pending)
     else:
         order = _targets(dataset, env, held, start, stop)
+        order = tradable_part(order, _tradable(dataset, start, stop))
     target = accounting.move_towards(held, order, default_trade_rate(env))
     target = accounting.constrain(
         held, target, env.no_trade_band, env.max_turnover, env.max_position
     )
+    tradable = _tradable(dataset, start, stop)
+    if not tradable.all():
+        target = accounting.sell_untradable(target, tradable)
     done = accounting.trade(held, target, env.fee)
     return Traded(done.turnover, 0.5 * np.abs(done.weights - order).sum(axis=1))
 
@@ -109,6 +114,17 @@ def _targets(
     cash = np.maximum(1.0 - anchors.sum(axis=2, keepdims=True), 0.0)
     anchors = np.concatenate([anchors, cash], axis=2)
     return simplex.anchor_target(action, anchors, env.gate_scale, env.tilt_scale)
+
+
+def _tradable(dataset: OfflineDataset, start: int, stop: int) -> NDArray[np.bool_]:
+    """Which assets could be held, [B, n]: all features of those that could not are zero."""
+    layout, rows = dataset.layout, np.asarray(dataset.row[start:stop])
+    days, place = np.unique(rows, return_inverse=True)
+    shown = np.zeros((len(days), layout.n_assets), dtype=np.bool_)
+    for name, _ in layout.groups:
+        block = np.asarray(dataset.market_rows[days, layout.slices[name]])
+        shown |= (block.reshape(len(days), layout.n_assets, -1) != 0.0).any(axis=2)
+    return np.asarray(shown[place])
 
 
 def _idle(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> NDArray[np.bool_]:

@@ -20,7 +20,11 @@ app = typer.Typer(help="Show, check, compare and export configurations.", no_arg
 
 Algo = Annotated[
     str,
-    typer.Option("--algo", help="iql, td3bc, cqsac, sac or tqc: owner of bare keys such as gamma."),
+    typer.Option(
+        "--algo",
+        help="iql, td3bc, cqsac, or sac, td3, ddpg, ppo, a2c, tqc, crossq: owner of bare keys such "
+        "as gamma.",
+    ),
 ]
 OwnerOfKeys = Annotated[
     str | None,

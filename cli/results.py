@@ -142,6 +142,13 @@ def show_finetuned(finetuned: Finetuned) -> None:
     _panel("Fine-tuned", table, lines)
 
 
+def show_plain(trained: Finetuned) -> None:
+    """The run of one of SB3's own algorithms."""
+    _line(f"Run: {trained.run}")
+    best = "" if trained.best is None else f", best validation Sharpe {trained.best:.2f}"
+    _line(f"Steps: {trained.steps:,}{best}")
+
+
 def _stability(checks: dict[str, dict[str, Any]]) -> str:
     """Which checks warned, how often, and their worst figures."""
     if not checks:

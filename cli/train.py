@@ -17,6 +17,7 @@ from finflow_sb3.cli.finetune import (
     precision,
 )
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.plain_training import Algorithm, train_plain_command
 from finflow_sb3.cli.runs import (
     CHANGING,
     FIXED_BY_RUN,
@@ -42,6 +43,13 @@ ALGO_OF_RUN = "cqsac"
 @shared_options
 def train_command(
     shared: Shared,
+    algo: Annotated[
+        Algorithm | None,
+        typer.Option(
+            help="cqsac, or an algorithm of Stable-Baselines3 from scratch in the same market.",
+            show_default="cqsac",
+        ),
+    ] = None,
     mode: Annotated[
         Mode | None,
         typer.Option(
@@ -71,7 +79,7 @@ def train_command(
     mixed_precision: MixedPrecision = None,
     gradient_checkpointing: GradientCheckpointing = None,
 ) -> None:
-    """Collect, pretrain, fine-tune and evaluate in one go."""
+    """Collect, pretrain, fine-tune and evaluate in one go; or train SB3's own with --algo."""
     cqsac = {
         "batch_size": batch_size,
         "mixed_precision": precision(mixed_precision),
@@ -86,8 +94,11 @@ def train_command(
         "dataset": dataset,
         **cqsac,
     }
+    if algo is not None and algo != "cqsac":
+        rest = {"behaviour": behaviour, "resume": resume}
+        return train_plain_command(shared, algo, {**own, **rest})
     if resume is not None:
-        refuse_flags(FIXED_BY_RUN, shared, own, CHANGING)
+        refuse_flags(FIXED_BY_RUN, shared, {"algo": algo, **own}, CHANGING)
         settings = settings_of_resumed(resume, shared, ALGO_OF_RUN)
         trained = _resumed(resume, settings, shared.prices, behaviour or [])
     else:

@@ -28,7 +28,7 @@ from finflow_sb3.config_policies import check_policy_kwargs
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.zoo_values import clean, plain
 
-__all__ = ["PlainArguments", "algorithm_arguments", "plain_arguments"]
+__all__ = ["PlainArguments", "algorithm_arguments", "checked_arguments", "plain_arguments"]
 
 _SETTINGS = {name for section in SECTIONS for name in key_names(section)}
 _QUANTILES = 25
@@ -40,8 +40,8 @@ class PlainArguments:
 
     Attributes
     ----------
-    arguments : of its constructor, and the zoo's `n_timesteps`, `n_envs`, `normalize`, `policy`
-        and, for an environment that is not ours, `env_kwargs`
+    arguments : of its constructor, and the zoo's `n_timesteps`, `n_envs`, `normalize`, `policy`,
+        `noise_type`, `noise_std` and, for an environment that is not ours, `env_kwargs`
     unused : keys of the zoo that nothing here acts on, such as `env_wrapper`
     origins : where each of both was written
     """
@@ -67,15 +67,15 @@ def algorithm_arguments(
 
     Parameters
     ----------
-    algo : "sac" or "tqc"
+    algo : one of `config_plain.PLAIN`
     env, files, params, environ : as for `resolve`
 
     Returns
     -------
     dict
         By name. Schedules are text, activations in ``policy_kwargs`` their bare names.
-        ``n_timesteps``, ``n_envs``, ``normalize``, ``policy`` and ``env_kwargs`` may stand among
-        them, for the caller.
+        ``n_timesteps``, ``n_envs``, ``normalize``, ``policy``, ``env_kwargs``, ``noise_type`` and
+        ``noise_std`` may stand among them, for the caller.
 
     Raises
     ------
@@ -108,6 +108,27 @@ def plain_arguments(
         {name: item.value for name, item in given.items() if name in ZOO_KEYS},
         {name: item.where for name, item in given.items()},
     )
+
+
+def checked_arguments(algo: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument of a plain SB3 algorithm: those `given`, checked, over SB3's own defaults.
+
+    Parameters
+    ----------
+    given : by name, as `algorithm_arguments` returns them
+
+    Raises
+    ------
+    ConfigError
+        If one is unknown or wrong, or two contradict each other.
+    """
+    items = {
+        name: Given(_checked(algo, name, value, "arguments"), "arguments")
+        for name, value in given.items()
+    }
+    _check_together(algo, items)
+    full = PLAIN[algo](**{name: item.value for name, item in items.items()})
+    return {item.name: getattr(full, item.name) for item in dataclasses.fields(full)}
 
 
 def _names(algo: str) -> list[str]:
@@ -170,8 +191,21 @@ def _kept(name: str, value: Any) -> Any:
         raise ConfigError(f"{name}: {error}") from None
 
 
+def _check_noise(algo: str, given: dict[str, Given]) -> None:
+    """Noise has a type and a width, or is not there at all."""
+    kind, std = given.get("noise_type"), given.get("noise_std")
+    named, wide = kind is not None and kind.value is not None, std is not None and std.value > 0.0
+    if named == wide:
+        return
+    where = places([item for item in (kind, std) if item is not None])
+    missing, has = ("noise_std", "noise_type") if named else ("noise_type", "noise_std")
+    remedy = "noise_std:0.1" if named else "noise_type:normal"
+    raise ConfigError(f"{where}{algo}.{has}: has no effect without {missing}; give {remedy}")
+
+
 def _check_together(algo: str, given: dict[str, Given]) -> None:
     """Refuse arguments that contradict each other."""
+    _check_noise(algo, given)
     if "policy_kwargs" not in given:
         return
     kwargs = given["policy_kwargs"]

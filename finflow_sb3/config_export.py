@@ -101,8 +101,8 @@ def zoo_yaml(settings: Settings, algo: str, plain: PlainArguments | None = None)
 
     Parameters
     ----------
-    algo : "cqsac", "sac" or "tqc"; the file is to be named after it
-    plain : arguments, for the last two
+    algo : "cqsac" or one of SB3's; the file is to be named after it
+    plain : arguments, for SB3's
 
     Raises
     ------

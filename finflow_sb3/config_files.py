@@ -69,8 +69,8 @@ def resolve(
     ----------
     env : environment id, whose entries override ``default`` in every file; if not given, the
         only one that `files` name, else that of `base`, else finflow/US20-v0
-    algo : one of `ALGORITHMS` or None; owner of bare keys that several sections have. For "sac"
-        and "tqc", `config_arguments.algorithm_arguments` takes what is left out here.
+    algo : one of `ALGORITHMS` or None; owner of bare keys that several sections have. For
+        those of SB3, `config_arguments.algorithm_arguments` takes what is left out here.
     files : YAML files in RL-Zoo form; a later one overrides an earlier one
     preset : name in ``zoo_configs/presets.yml``
     params : "key:value" or "section.key:value"

@@ -31,9 +31,9 @@ __all__ = [
 SECTIONS: dict[str, Any] = {
     name: hint for name, hint in typing.get_type_hints(Settings).items() if name != "env"
 }
-ALGORITHMS = (*OFFLINE_ALGORITHMS, "cqsac", "sac", "tqc")
 # Their settings are the arguments of SB3's and sb3-contrib's classes and no part of `Settings`.
-PLAIN_ALGORITHMS = ("sac", "tqc")
+PLAIN_ALGORITHMS = ("sac", "td3", "ddpg", "ppo", "a2c", "tqc", "crossq")
+ALGORITHMS = (*OFFLINE_ALGORITHMS, "cqsac", *PLAIN_ALGORITHMS)
 OTHER_VARIABLES = ("FINFLOW_CACHE_DIR", "FINFLOW_DEBUG", "FINFLOW_ENV", "FINFLOW_PRESET")
 """Variables with our prefix that are not settings: places, and options of the command."""
 

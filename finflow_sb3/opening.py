@@ -1,9 +1,11 @@
-"""Opening the market of a configuration."""
+"""Opening the market of a configuration, and the folder of a new run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,13 +13,40 @@ import torch
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket, Scaler, observe
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.files import present
 from finflow_sb3.market.sources import load_prices
 from finflow_sb3.offline.own import Own
 from finflow_sb3.offline.own_rules import GivenRule, OwnRule, own_rules
 from finflow_sb3.offline.record import Record, decision_days, replay
+from finflow_sb3.parallel import from_first, rank
 from finflow_sb3.results import Watch
+from finflow_sb3.runs.folder import RunFolder
 
-__all__ = ["open_market", "open_own", "open_pinned", "rules_instead_of"]
+__all__ = ["new_run", "open_market", "open_own", "open_pinned", "rules_instead_of"]
+
+
+@contextmanager
+def new_run(
+    settings: Settings, algo: str, watch: Watch, name: str | None = None
+) -> Iterator[RunFolder]:
+    """A new run's folder. An end that comes before it holds anything of use removes it.
+
+    Parameters
+    ----------
+    name : what it is called after; the environment if not given
+    """
+    name = name or settings.env
+    path = RunFolder.create(settings.run.log_dir, algo, name).path if rank() == 0 else ""
+    folder = RunFolder(Path(from_first(str(path)))).of_worker(rank())
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.write_settings(settings)
+        watch.started(folder.path)
+        yield folder
+    except BaseException:
+        if not (present(folder.best).is_dir() or folder.checkpoints.is_dir()):
+            shutil.rmtree(folder.path, ignore_errors=True)  # of several processes each its own
+        raise
 
 
 def open_market(

@@ -6,7 +6,6 @@ what was written and measured. The command line adds parsing and printing.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +29,8 @@ from finflow_sb3.offline.formats import is_plain
 from finflow_sb3.offline.own import NOTHING, Own, flags_of
 from finflow_sb3.offline.own_rules import GivenRule
 from finflow_sb3.offline.spaces import ActionRange
-from finflow_sb3.opening import open_market, open_pinned, rules_instead_of
-from finflow_sb3.parallel import connect, first_goes_first, from_first, rank, require_alone
+from finflow_sb3.opening import new_run, open_market, open_pinned, rules_instead_of
+from finflow_sb3.parallel import connect, first_goes_first, require_alone
 from finflow_sb3.plain_pretraining import (
     note_plain,
     open_plain,
@@ -87,30 +86,6 @@ __all__ = [
 
 
 Mode = Literal["demo", "full", "offline", "online"]
-
-
-@contextmanager
-def new_run(
-    settings: Settings, algo: str, watch: Watch, name: str | None = None
-) -> Iterator[RunFolder]:
-    """A new run's folder. An end that comes before it holds anything of use removes it.
-
-    Parameters
-    ----------
-    name : what it is called after; the environment if not given
-    """
-    name = name or settings.env
-    path = RunFolder.create(settings.run.log_dir, algo, name).path if rank() == 0 else ""
-    folder = RunFolder(Path(from_first(str(path)))).of_worker(rank())
-    folder.path.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.write_settings(settings)
-        watch.started(folder.path)
-        yield folder
-    except BaseException:
-        if not (present(folder.best).is_dir() or folder.checkpoints.is_dir()):
-            shutil.rmtree(folder.path, ignore_errors=True)  # of several processes each its own
-        raise
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from finflow_sb3.plain_pretraining import (
     plain_settings,
     run_plain_pretraining,
 )
+from finflow_sb3.plain_training import refuse_to_resume
 from finflow_sb3.pretrain.artefact import read_artefact
 from finflow_sb3.reopening import (
     chosen_checkpoint,
@@ -104,6 +105,7 @@ def resume(
     path = Path(run)
     named = named_checkpoint(path)
     folder = RunFolder.open(named.parent.parent if named else path)
+    refuse_to_resume(folder.path)
     if is_pretraining(folder.path):
         raise ArtefactError(
             f"{path}: is a pretraining run; go on with finflow pretrain --resume {path}, or "

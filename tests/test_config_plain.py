@@ -1,24 +1,25 @@
-"""Arguments of SB3's own SAC and TQC, and the zoo's files for them."""
+"""Arguments of SB3's own algorithms, and the zoo's files for them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sb3_contrib
-import stable_baselines3
 from config_helpers import one_line, settled, writer
 
 from finflow_sb3.config_arguments import algorithm_arguments, plain_arguments
 from finflow_sb3.config_files import resolve
 from finflow_sb3.config_plain import PLAIN
-from finflow_sb3.config_policies import CQSAC_POLICIES, PERCEPTRONS
+from finflow_sb3.config_policies import CQSAC_POLICIES, policy_fields
 from finflow_sb3.config_validate import validate
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.training.plain_model import CLASSES
 
 
 @pytest.fixture
@@ -67,31 +68,40 @@ def test_refused_algorithm_arguments(changes: dict[str, Any], part: str) -> None
     assert part in one_line(error)
 
 
-@pytest.mark.parametrize("algo", ["sac", "tqc"])
+@pytest.mark.parametrize("algo", CLASSES)
 def test_what_a_file_may_hold_is_what_the_class_takes(algo: str) -> None:
-    cls: Any = {"sac": stable_baselines3.SAC, "tqc": sb3_contrib.TQC}[algo]
-    taken = inspect.signature(cls).parameters
+    taken = inspect.signature(CLASSES[algo]).parameters
     fields = {item.name: item for item in dataclasses.fields(PLAIN[algo])}
-    besides = {"n_timesteps", "n_envs", "normalize", "env_kwargs"}
+    besides = {"n_timesteps", "n_envs", "normalize", "env_kwargs", "noise_type", "noise_std"}
     assert set(fields) - besides <= set(taken)
-    objects = {"env", "action_noise", "replay_buffer_class", "replay_buffer_kwargs"}
-    ours = {"seed", "device", "tensorboard_log", "_init_setup_model"}
-    assert set(taken) - set(fields) == objects | ours
+    off_policy = {"action_noise", "replay_buffer_class", "replay_buffer_kwargs"}
+    on_policy = {"rollout_buffer_class", "rollout_buffer_kwargs"}
+    ours = {"env", "seed", "device", "tensorboard_log", "_init_setup_model"}
+    assert set(taken) - set(fields) - ours in (off_policy, on_policy)
     for name in set(fields) - besides - {"policy", "policy_kwargs"}:
         assert fields[name].default == taken[name].default, name
     assert set(algorithm_arguments(algo, environ={})) <= set(fields)
 
 
-@pytest.mark.parametrize(
-    ("cls", "names"),
-    [
-        (stable_baselines3.SAC, PERCEPTRONS),
-        (sb3_contrib.TQC, PERCEPTRONS),
-        (CQSAC, CQSAC_POLICIES),
-    ],
-)
-def test_policies_of_files_are_those_of_the_class(cls: Any, names: tuple[str, ...]) -> None:
-    assert set(cls.policy_aliases) == set(names)
+def test_policies_of_files_are_those_of_the_class() -> None:
+    assert set(CQSAC.policy_aliases) == set(CQSAC_POLICIES)
+    for algo, cls in CLASSES.items():
+        named = typing.get_args(typing.get_type_hints(PLAIN[algo])["policy"])
+        assert set(cls.policy_aliases) == set(named), algo
+
+
+@pytest.mark.parametrize("algo", CLASSES)
+def test_what_policy_kwargs_may_hold_is_what_the_policy_takes(algo: str) -> None:
+    """Classes stand in no file, and `use_sde` is an argument of the algorithm."""
+    taken = inspect.signature(CLASSES[algo].policy_aliases["MlpPolicy"]).parameters
+    fields = {item.name: item.default for item in dataclasses.fields(policy_fields(algo))}
+    spaces = {"observation_space", "action_space", "lr_schedule", "use_sde"}
+    classes = {"features_extractor_class", "optimizer_class"}
+    assert set(taken) - set(fields) == (spaces | classes) & set(taken)
+    assert set(fields) <= set(taken)
+    for name in set(fields) - {"activation_fn"}:
+        assert fields[name] == taken[name].default, name
+    assert fields["activation_fn"] == taken["activation_fn"].default.__name__
 
 
 def test_the_packaged_tqc_makes_a_model() -> None:
@@ -182,6 +192,8 @@ REACH = {
         "n_critics": 1,
     },
     "env_kwargs": {"reward": "dense"},
+    "noise_type": "normal",
+    "noise_std": 0.1,
 }
 
 
@@ -205,8 +217,6 @@ def test_other_keys_of_the_zoo_are_kept_and_noted(write: Any) -> None:
     assert kept == {
         "replay_buffer_class": "HerReplayBuffer",
         "replay_buffer_kwargs": {"goal_selection_strategy": "future", "n_sampled_goal": 4},
-        "noise_type": "normal",
-        "noise_std": 0.1,
         "eval_freq": 5000,
         "callback": "some.callbacks.Theirs",
     }
@@ -234,6 +244,8 @@ def test_other_keys_of_the_zoo_are_kept_and_noted(write: Any) -> None:
         ("env_wraper: x", ["'env_wrapper'?"]),
         ("env_wrapper: .nan", ["env_wrapper", "finite"]),
         ("use_sde: maybe", ["use_sde", "true or false"]),
+        ("noise_std: 0.1", ["tqc.noise_std", "no effect without noise_type"]),
+        ("noise_type: normal", ["tqc.noise_type", "no effect without noise_std"]),
     ],
 )
 def test_refused_entries(write: Any, text: str, parts: list[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import finflow_sb3
+from finflow_sb3.config_keys import ALGORITHMS
 
 SITE_PACKAGES = Path(yaml.__file__).parent.parent
 FINFLOW = Path(sys.executable).parent / "finflow"
@@ -41,7 +42,7 @@ def test_mapped_packages_import_from_any_directory(module: str, tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("algorithm", ["cqsac", "iql", "sac", "td3bc", "tqc"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_zoo_yaml_is_installed_and_readable(algorithm: str) -> None:
     file = importlib.resources.files("finflow_sb3.zoo_configs") / f"{algorithm}.yml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))

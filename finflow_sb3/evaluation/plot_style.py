@@ -84,6 +84,13 @@ LABELS = {
     "cqsac": "CQSAC",
     "iql": "IQL",
     "td3bc": "TD3+BC",
+    "sac": "SAC",
+    "td3": "TD3",
+    "ddpg": "DDPG",
+    "ppo": "PPO",
+    "a2c": "A2C",
+    "tqc": "TQC",
+    "crossq": "CrossQ",
 }
 
 

@@ -7,7 +7,7 @@ so that a resumed run goes through the same sequence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from finflow_sb3.training.guard import GOOD, Guard, last_good
 from finflow_sb3.training.known_callbacks import KnownCallbacks
 from finflow_sb3.training.state import capture, portfolio_buffer, restore
 
-__all__ = ["EndOfTraining", "Schedule", "TrainingCallback"]
+__all__ = ["EndOfTraining", "Schedule", "TrainingCallback", "note_ended", "recent_figures"]
 
 EPISODE_FIGURES = ("total_reward", "net_return", "sharpe", "cvar_95", "mean_turnover")
 # A line of metrics.jsonl has the means of so many episodes that ended last.
@@ -58,6 +58,25 @@ class Schedule:
             run.evaluate_interval * env.episode_length,
             run.checkpoint_interval * env.episode_length,
         )
+
+
+def note_ended(
+    episodes: list[dict[str, float]], infos: Sequence[dict[str, Any]], dones: NDArray[np.bool_]
+) -> None:
+    """Add the figures of the episodes that end with this step; the last few are kept."""
+    for info, done in zip(infos, dones, strict=True):
+        if done:
+            episodes.append({name: float(info[name]) for name in EPISODE_FIGURES})
+    del episodes[:-RECENT_EPISODES]
+
+
+def recent_figures(episodes: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over the episodes that ended last, as a line of metrics.jsonl names them."""
+    return {
+        LINE_NAMES[name]: float(np.mean([episode[name] for episode in episodes]))
+        for name in EPISODE_FIGURES
+        if episodes
+    }
 
 
 class EndOfTraining(Exception):
@@ -152,10 +171,7 @@ class TrainingCallback(BaseCallback):
         if self.stopping:
             return False
         self.guard.step(self.locals["rewards"], self.locals["dones"])
-        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
-            if done:
-                self.episodes.append({name: float(info[name]) for name in EPISODE_FIGURES})
-        del self.episodes[:-RECENT_EPISODES]
+        note_ended(self.episodes, self.locals["infos"], self.locals["dones"])
         return True
 
     # ---------------------------------------------------------------- work at a boundary
@@ -182,10 +198,7 @@ class TrainingCallback(BaseCallback):
     def _write_line(self, now: int) -> None:
         model: Any = self.model
         values: dict[str, Any] = {"episode": model._episode_num}
-        for name in EPISODE_FIGURES:
-            if self.episodes:
-                figures = [episode[name] for episode in self.episodes]
-                values[LINE_NAMES[name]] = float(np.mean(figures))
+        values |= recent_figures(self.episodes)
         logged = model.logger.name_to_value
         gates = []
         # In the order of names: a resumed run's logger has heard of them in another order.

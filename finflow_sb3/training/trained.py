@@ -1,4 +1,4 @@
-"""A trained policy from disk, ready to act: of a pretraining or of a fine-tuning run."""
+"""A trained policy from disk, ready to act, of any kind of run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.envs.observations import Scaler
-from finflow_sb3.errors import ArtefactError
+from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.files import present
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.experts import make_experts
@@ -23,6 +23,7 @@ from finflow_sb3.nets.mean_rows import load_mean
 from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors, require_sealed
 from finflow_sb3.pretrain.run import policy_act
 from finflow_sb3.training.build import activation
+from finflow_sb3.training.plain_model import plain_policy
 
 __all__ = ["TrainedPolicy", "load_policy"]
 
@@ -33,7 +34,7 @@ class TrainedPolicy:
 
     Attributes
     ----------
-    name : "iql", "td3bc" or "cqsac"
+    name : "iql", "td3bc", "cqsac" or one of `plain_model.CLASSES`
     act : observations float32 [B, layout.size] → deterministic actions [B, A]
     facts : epoch or step, validation figures
     """
@@ -82,28 +83,34 @@ def _from_policy(folder: Path) -> TrainedPolicy:
     head = read_json(folder / "policy.json")
     layout = ObservationLayout.from_dict(read_json(folder / "layout.json"))
     scaler = Scaler.from_dict(read_json(folder / "scaler.json"))
-    try:
-        policy_class = CQSAC.policy_aliases[head["policy"]]
-        kwargs, facts = dict(head["policy_kwargs"]), dict(head["facts"])
-        if head["sizes"] is not None:
-            kwargs |= {**head["sizes"], "layout": layout, "gate_scale": head["gate_scale"]}
-    except (KeyError, TypeError) as error:
-        raise ArtefactError(f"{folder}: policy.json is not whole ({error})") from None
-    if isinstance(kwargs.get("activation_fn"), str):
-        kwargs["activation_fn"] = activation(kwargs["activation_fn"])
     observation = spaces.Box(-np.inf, np.inf, (layout.size,), dtype=np.float32)
     action = spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)
-    policy: Any = policy_class(observation, action, lambda _: 0.0, **kwargs)
+    try:
+        algo, facts = str(head.get("algo", "cqsac")), dict(head["facts"])
+        make = _cqsac_policy if algo == "cqsac" else plain_policy
+        policy, acting, prefix = make({"layout": layout, **head}, observation, action)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{folder}: policy.json is not whole ({error})") from None
     weights = read_tensors(folder / "weights.safetensors")
-    actor = {k.removeprefix("actor."): v for k, v in weights.items()}
-    _load(policy.actor.load_state_dict, actor, folder)
+    _load(acting.load_state_dict, {k.removeprefix(prefix): v for k, v in weights.items()}, folder)
     policy.set_training_mode(False)
 
     def act(observations: NDArray[np.float32]) -> NDArray[Any]:
         actions, _ = policy.predict(observations, deterministic=True)
         return np.asarray(actions)
 
-    return TrainedPolicy("cqsac", act, layout, scaler, facts)
+    return TrainedPolicy(algo, act, layout, scaler, facts)
+
+
+def _cqsac_policy(head: dict[str, Any], observation: Any, action: Any) -> tuple[Any, Any, str]:
+    """The network of CQSAC, as `plain_policy` gives those of others."""
+    kwargs = dict(head["policy_kwargs"])
+    if head["sizes"] is not None:
+        kwargs |= {**head["sizes"], "layout": head["layout"], "gate_scale": head["gate_scale"]}
+    if isinstance(kwargs.get("activation_fn"), str):
+        kwargs["activation_fn"] = activation(kwargs["activation_fn"])
+    policy: Any = CQSAC.policy_aliases[head["policy"]](observation, action, lambda _: 0.0, **kwargs)
+    return policy, policy.actor, "actor."
 
 
 def _load(

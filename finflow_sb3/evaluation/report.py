@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation import plots
+from finflow_sb3.evaluation.allocators import ALLOCATORS
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures, sharpe_difference
 from finflow_sb3.evaluation.plot_style import label, png_bytes
@@ -205,7 +206,8 @@ def _judgement(found: SharpeDifference) -> tuple[str, str]:
 
 
 def _pictures(report: ReportInput) -> dict[str, tuple[Figure, Figure, str]]:
-    curves = report.at_lag(0)
+    # A dozen allocators more would hide the lines; they have their rows in the table.
+    curves = [c for c in report.at_lag(0) if c.name not in ALLOCATORS]
     policy = curves[0]
     few = [policy] + [c for c in curves[1:] if not c.name.startswith("anchor: ")]
     name = label(policy.name)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from finflow_sb3.cli import (
     backtest,
+    benchmark,
     checkpoint,
     collect,
     config,
@@ -101,6 +102,7 @@ _COMMANDS = {
     "train": train.train_command,
     "evaluate": evaluate.command,
     "backtest": backtest.command,
+    "benchmark": benchmark.command,
     "walkforward": walkforward.command,
     "plot": plot.command,
     "watch": watch.command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -107,6 +108,7 @@ def profile_plot(profiles: Mapping[str, Profile], order: Sequence[str]) -> Figur
                 profile.thresholds,
                 profile.low,
                 profile.high,
+                step="post",
                 color=look["color"],
                 alpha=0.12,
                 linewidth=0,
@@ -120,7 +122,7 @@ def profile_plot(profiles: Mapping[str, Profile], order: Sequence[str]) -> Figur
     return figure
 
 
-def _look(algo: str, order: Sequence[str]) -> dict[str, object]:
+def _look(algo: str, order: Sequence[str]) -> dict[str, Any]:
     """The same line for an algorithm in every picture: ours strong, rules thin."""
     if algo == "cqsac":
         return {"color": POLICY, "linewidth": 2.2, "zorder": 6}
@@ -137,5 +139,7 @@ def _look(algo: str, order: Sequence[str]) -> dict[str, object]:
 
 
 def _legend(figure: Figure, algos: Sequence[str], order: Sequence[str], title: str) -> None:
-    handles = [Line2D([], [], **_look(algo, order)) for algo in algos]  # type: ignore[arg-type]
+    # Thicker than the lines: a picture of few colours keeps those of large areas.
+    looks = [{**_look(algo, order), "linewidth": 2.6} for algo in algos]
+    handles = [Line2D([], [], **look) for look in looks]
     legend(figure, handles, [title_of(algo) for algo in algos], True, title or None)

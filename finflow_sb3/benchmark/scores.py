@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.benchmark.results import CellResult
-from finflow_sb3.config import EvaluationSettings
+from finflow_sb3.config_evaluation import AUTO, EvaluationSettings
 from finflow_sb3.evaluation.aggregate import (
     Profile,
     interquartile_mean,
@@ -24,7 +24,13 @@ from finflow_sb3.evaluation.aggregate import (
     probability_of_improvement,
     stratified_interval,
 )
-from finflow_sb3.evaluation.bootstrap import Interval, Resampled, resampled_sharpe, studentised
+from finflow_sb3.evaluation.bootstrap import (
+    Interval,
+    Resampled,
+    optimal_block,
+    resampled_sharpe,
+    studentised,
+)
 
 __all__ = ["Group", "Row", "groups_of", "median_run", "profiles", "row_of"]
 
@@ -190,10 +196,8 @@ def _excess(group: Group, reference: Group, evaluation: EvaluationSettings) -> I
     if group.algo == reference.algo:
         return Interval(0.0, math.nan, math.nan, evaluation.level)
     drawn = [
-        [_gap(group.excess(market, i), reference.excess(market, 0), evaluation, seed)
-         for i in range(group.seeds)]
-        for seed, market in enumerate(group.runs)
-    ]  # fmt: skip
+        _gaps(group, reference, market, seed, evaluation) for seed, market in enumerate(group.runs)
+    ]
     value = float(interquartile_mean(np.array([[g.value for g in runs] for runs in drawn]).T))
     if any(len(gap.values) == 0 for runs in drawn for gap in runs):
         return Interval(value, math.nan, math.nan, evaluation.level)
@@ -207,9 +211,19 @@ def _excess(group: Group, reference: Group, evaluation: EvaluationSettings) -> I
     return studentised(joint, evaluation.level)
 
 
-def _gap(first: Float, second: Float, evaluation: EvaluationSettings, seed: int) -> Resampled:
-    """The same seed and number of days draw the same days for every run of a market."""
-    return resampled_sharpe(np.stack([first, second]), evaluation.block, evaluation.draws, seed)
+def _gaps(
+    group: Group, reference: Group, market: str, seed: int, evaluation: EvaluationSettings
+) -> list[Resampled]:
+    """Each run's Sharpe ratio above equal weight's, all resampled on the same days."""
+    equal = reference.excess(market, 0)
+    runs = [group.excess(market, i) for i in range(group.seeds)]
+    block = evaluation.block
+    if block == AUTO:
+        block = optimal_block(np.mean(runs, axis=0) - equal)
+    # The same seed, block and number of days draw the same days.
+    return [
+        resampled_sharpe(np.stack([run, equal]), int(block), evaluation.draws, seed) for run in runs
+    ]
 
 
 def _joint_error(errors: Float) -> Float:

@@ -67,7 +67,12 @@ def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResul
     else:
         env, span = cell.settings.env_kwargs, market.splits.test
         curves = [backtest(market, span, env, policy.act, cell.algo, lag) for lag in LAGS]
-    facts = {"env_steps": 0, "gradient_steps": 0, "offline_transitions": 0, "seconds": 0.0}
+    facts: dict[str, Any] = {
+        "env_steps": 0,
+        "gradient_steps": 0,
+        "offline_transitions": 0,
+        "seconds": 0.0,
+    }
     facts |= {} if trained is None else trained.facts
     facts["episodes"] = _episodes(cell, curves, market)
     facts["seconds"] += time.perf_counter() - begun

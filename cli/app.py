@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from finflow_sb3.cli import (
     backtest,
+    benchmark,
     checkpoint,
     collect,
     config,
@@ -102,6 +103,7 @@ _COMMANDS = {
     "evaluate": evaluate.command,
     "backtest": backtest.command,
     "walkforward": walkforward.command,
+    "benchmark": benchmark.command,
     "plot": plot.command,
     "watch": watch.command,
     "profile": profile.command,

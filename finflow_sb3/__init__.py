@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from finflow_sb3.backtest_rules import backtest_baselines
+    from finflow_sb3.benchmark.run import benchmark
     from finflow_sb3.config import Settings
     from finflow_sb3.config_files import resolve
     from finflow_sb3.cqsac.cqsac import CQSAC
@@ -44,6 +45,7 @@ __all__ = [
     "Settings",
     "__version__",
     "backtest_baselines",
+    "benchmark",
     "collect",
     "describe",
     "evaluate",
@@ -74,6 +76,7 @@ _HOMES = {
     "PriceTable": "market.prices",
     "Settings": "config",
     "backtest_baselines": "backtest_rules",
+    "benchmark": "benchmark.run",
     "collect": "pipeline",
     "describe": "offline.describe",
     "evaluate": "pipeline",

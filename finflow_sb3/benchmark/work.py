@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.benchmark.pretrained import pretrained_for
@@ -68,6 +70,7 @@ def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResul
     facts = {"env_steps": 0, "gradient_steps": 0, "offline_transitions": 0, "seconds": 0.0}
     facts |= {} if trained is None else trained.facts
     facts["seconds"] += time.perf_counter() - begun
+    facts["reward"] = _reward(curves[0], market)
     return CellResult(
         key=cell.key,
         algo=cell.algo,
@@ -117,6 +120,13 @@ def _as_taken(facts: dict[str, Any], begun: float) -> dict[str, Any]:
 def _rule(cell: Cell, market: ObservedMarket, watch: Watch) -> list[Curve]:
     env, span, rules = cell.settings.env_kwargs, market.splits.test, cell.settings.evaluation
     return [baseline(cell.algo, market, span, env, rules, lag) for lag in LAGS]
+
+
+def _reward(curve: Curve, market: ObservedMarket) -> float:
+    """Sum of the default reward without penalties: log growth over equal weight's, in its σ."""
+    rows = np.searchsorted(market.prices.dates, curve.dates)
+    baseline = np.log1p(market.equal_weight[rows])
+    return float(np.sum(np.log1p(curve.returns) - baseline) / market.sigma)
 
 
 def _measures(curves: list[Curve], market: ObservedMarket) -> dict[str, dict[str, float]]:

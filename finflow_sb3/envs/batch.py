@@ -221,9 +221,7 @@ class PortfolioBatch:
                 weights, anchors, s.gate_scale, s.tilt_scale, gate_floor, largest
             )
         if s.action_base == "drift":
-            return simplex.invert_drift(
-                weights, self.held, s.drift_scale, largest, self._free()
-            )
+            return simplex.invert_drift(weights, self.held, s.drift_scale, largest, self._free())
         return simplex.invert_softmax(weights, s.softmax_scale, largest, self._free())
 
     def _free(self) -> Float | float:

@@ -15,8 +15,8 @@ from finflow_sb3.envs.accounting import grow, trade
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.market.anchors import Anchors, fit_anchors
 from finflow_sb3.market.features import WARMUP, FeatureTable, compute_features
-from finflow_sb3.market.listing import even_weights, tradable_days
 from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.market.listing import even_weights, tradable_days
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Splits, make_splits
 

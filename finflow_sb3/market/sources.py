@@ -109,9 +109,7 @@ def load_prices(
     return _with_cash(table, panel.cash_rate if cash_rate is None else cash_rate)
 
 
-def _panel(
-    source: str | Path | pd.DataFrame, assets: Sequence[str] | None, partial: bool
-) -> Panel:
+def _panel(source: str | Path | pd.DataFrame, assets: Sequence[str] | None, partial: bool) -> Panel:
     if isinstance(source, Path):
         return to_panel(read_file(source.expanduser()), assets)
     if not isinstance(source, str):

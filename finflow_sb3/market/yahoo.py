@@ -23,9 +23,7 @@ COLUMNS = {"close": "Adj Close", "raw_close": "Close", "volume": "Volume"}
 logger = logging.getLogger(__name__)
 
 
-def download(
-    source: str, assets: Sequence[str] | None = None, partial: bool = False
-) -> Panel:
+def download(source: str, assets: Sequence[str] | None = None, partial: bool = False) -> Panel:
     """Adjusted closes, raw closes and volumes of ``yahoo:AAPL,MSFT,...``.
 
     Days before the youngest symbol's first are left out, and a log message says so, unless

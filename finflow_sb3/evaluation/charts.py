@@ -69,8 +69,6 @@ class Chart:
             "id": f"chart-{self.id}",
             "data": list(self.traces),
             "layout": dict(self.layout),
-            "height": self.height,
-            "height_narrow": self.height_narrow,
         }
 
 

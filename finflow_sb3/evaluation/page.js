@@ -30,14 +30,14 @@
     zerolinecolor: css("--muted"),
     automargin: true,
     ...given,
-    ...(narrow.matches ? { fixedrange: true, nticks: given.tickvals ? undefined : 5 } : {}),
+    ...(narrow.matches ? { fixedrange: true, nticks: 5 } : {}),
   });
 
   const layout = (chart) => {
     const given = painted(chart.layout, "");
     return {
       ...given,
-      height: narrow.matches ? chart.height_narrow : chart.height,
+      autosize: true,
       margin: { l: 8, r: 8, t: 10, b: 30 },
       font: { color: css("--ink"), size: narrow.matches ? 11 : 12.5, family: "inherit" },
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -60,10 +60,18 @@
       // Named one by one: some of plotly's own buttons would send data to its server.
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     });
-  const drawAll = () => payload.charts.forEach(draw);
+  // One at a time, so that the page can be read and scrolled while charts are drawn.
+  const drawAll = async () => {
+    for (const chart of payload.charts) {
+      await draw(chart);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    document.documentElement.dataset.charts = "drawn";
+  };
+  const drawNow = () => payload.charts.forEach(draw);
 
   drawAll();
   narrow.addEventListener("change", drawAll);
   dark.addEventListener("change", drawAll);
-  addEventListener("beforeprint", drawAll);
+  addEventListener("beforeprint", drawNow);
 })();

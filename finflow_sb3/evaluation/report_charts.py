@@ -72,7 +72,8 @@ def growth_charts(curves: Sequence[Curve], lagged: Sequence[Curve]) -> list[Char
             "equity",
             "Growth of 1 (log scale)",
             "Value of 1 invested on the first day, after costs. Equal steps upwards are equal "
-            "gains in percent. Click a name to show or hide a line; drag to look closer.",
+            "gains in percent. On a wide screen, click a name to show or hide a line, and drag to "
+            "look closer.",
             tuple(equity),
             {"xaxis": TIME, "yaxis": value_axis, "hovermode": "x unified"},
             height=520,

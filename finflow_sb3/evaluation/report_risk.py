@@ -37,7 +37,7 @@ def _tails(report: ReportInput, found: Found) -> str:
         for curve in (*report.policy, *report.baselines)
         if curve.name in (report.policy[0].name, "equal_weight")
     ]
-    columns = ("VaR 5 %", "CVaR 5 %", "Volatility", "Downside dev.", "Max drawdown")
+    columns = ("VaR 5\u00a0%", "CVaR 5\u00a0%", "Volatility", "Downside dev.", "Max drawdown")
     return plain_table(columns, rows, "Portfolio")
 
 

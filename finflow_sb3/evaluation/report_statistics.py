@@ -34,6 +34,7 @@ __all__ = [
     "relative_table",
 ]
 
+CUT = "Cut: it began before these days, or goes on after them."
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -108,7 +109,8 @@ def _periods_table(periods: Sequence[Period], first: str) -> str:
     columns = ["Days from, to", "Days"]
     for measure in ("Return", "Sharpe", "Drawdown"):
         columns += [measure, "equal weight"]
-    return plain_table(columns, rows, first)
+    cut = "" if all(each.whole for each in periods) else paragraph(CUT)
+    return plain_table(columns, rows, first) + cut
 
 
 def relative_table(found: Sequence[Relative]) -> str:
@@ -259,7 +261,7 @@ def intervals_chart(analysis: Analysis) -> Chart | None:
         tuple(marks),
         {
             "xaxis": {"zeroline": True, "hoverformat": ".2f"},
-            "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
+            "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False, "dtick": 1},
         },
         height=height,
         height_narrow=height,

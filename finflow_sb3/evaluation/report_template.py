@@ -120,9 +120,11 @@ def contents(sections: Sequence[Section]) -> str:
 
 def place(chart: Chart) -> str:
     """Where a chart will be drawn, with its words."""
+    title = escape(chart.title)
+    size = f"--wide: {chart.height}px; --narrow: {chart.height_narrow}px"
     return (
-        f'<figure class="chart"><h3>{escape(chart.title)}</h3>'
-        f'<div class="plot" id="chart-{chart.id}" role="img" aria-label="{escape(chart.title)}"></div>'
+        f'<figure class="chart"><h3>{title}</h3><div class="plot" id="chart-{chart.id}" '
+        f'style="{size}" role="img" aria-label="{title}"></div>'
         f"<figcaption>{escape(chart.caption)}</figcaption></figure>"
     )
 

@@ -24,7 +24,7 @@ from finflow_sb3.evaluation import plot_style, plots
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import SharpeDifference, measures
 from finflow_sb3.evaluation.report import ReportInput, ReportMarket, _judgement, write_report
-from finflow_sb3.evaluation.report_page import number
+from finflow_sb3.evaluation.report_numbers import number
 from finflow_sb3.files import write_whole
 
 ANCHORS = ("volatility", "momentum")

@@ -118,7 +118,7 @@ def _summary(
         algo=first.algo,
         market=first.market,
         seeds=len(group),
-        sharpe=stratified_interval(scores, **seeded),
+        sharpe=stratified_interval(scores, level=seeded["level"], draws=seeded["draws"]),
         sharpe_lag_1=float(interquartile_mean(_sharpes(group, "lag_1"))),
         gap=_gap(median_seed(group), equal[0], prices, evaluation) if others else None,
         better=probability_of_improvement(scores, _sharpes(equal), **seeded) if others else None,

@@ -140,8 +140,8 @@ def main() -> None:
     cases = [(process, days) for process in PROCESSES for days in options.days]
     with ProcessPoolExecutor(options.processes) as pool:
         jobs = [
-            pool.submit(coverage, *case, options.trials, options.block, options.draws)
-            for case in cases
+            pool.submit(coverage, *case, options.trials, options.block, options.draws, seed)
+            for seed, case in enumerate(cases)
         ]
         for (process, days), job in zip(cases, jobs, strict=True):
             figures = [f"{job.result()[name]:.1f}" for name in columns]

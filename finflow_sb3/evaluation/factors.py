@@ -273,9 +273,12 @@ def _regressors(
 
 
 def _found(alpha: Estimate, explained: float, days: int) -> str:
+    if math.isnan(alpha.p_value):
+        return f"Over {days:,} days market and factors explain these returns exactly."
     told = "is more than chance explains" if alpha.p_value < CHANCE else "may well be chance"
     size = f"{100 * alpha.value:.1f}".replace("-", "−")
     return (
         f"Over {days:,} days market and factors explain {100 * explained:.0f} % of the variance; "
-        f"what they leave, alpha, is {size} % a year, which {told} (p\u00a0=\u00a0{alpha.p_value:.2f})."
+        f"what they leave, alpha, is {size} % a year, which {told} "
+        f"(p\u00a0=\u00a0{alpha.p_value:.2f})."
     )

@@ -107,15 +107,14 @@ def regression(target: Float, regressors: Float) -> Regression | None:
 
     Returns
     -------
-    Regression, or None on fewer than 63 days and where regressors are constant or hang together
+    Regression, or None on fewer than 63 days, and where a series is constant or regressors hang
+    together
     """
     import statsmodels.api as sm
 
     days = len(target)
-    if days < FEWEST:
-        return None
     spread = regressors.std(axis=0)
-    if np.any(spread <= FLAT):
+    if days < FEWEST or np.std(target) <= FLAT or np.any(spread <= FLAT):
         return None
     # In units of their deviations, so that the rank does not depend on the size of returns.
     scaled = sm.add_constant(regressors / spread)
@@ -156,7 +155,7 @@ def relative(
     Returns
     -------
     Relative
-        nan: alpha and beta on fewer than 63 days and against a constant reference, information
+        nan: alpha and beta on fewer than 63 days and where one of the two is constant, information
         ratio and tracking error of a single day, information ratio where both earn the same
         every day, a capture without such a month.
 

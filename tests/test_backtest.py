@@ -12,10 +12,11 @@ from learning_fixtures import TINY
 from markets import small_market
 from numpy.typing import NDArray
 
-from finflow_sb3.config import EnvSettings
+from finflow_sb3.config import EnvSettings, EvaluationSettings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.portfolio import PortfolioEnv
-from finflow_sb3.evaluation.backtest import backtest, baselines, rule_curves
+from finflow_sb3.evaluation.backtest import backtest, backtests, rule_curves
+from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import sharpe
 from finflow_sb3.evaluation.quick import untrained, validate
@@ -129,6 +130,9 @@ def simulate(
     return returns, turnovers
 
 
+PLAIN = EvaluationSettings(baselines=("buy_and_hold", "anchors"))
+
+
 def named(curves: list[Curve]) -> dict[str, Curve]:
     return {curve.name: curve for curve in curves}
 
@@ -136,7 +140,7 @@ def named(curves: list[Curve]) -> dict[str, Curve]:
 @pytest.mark.parametrize("lag", [0, 1])
 def test_equal_weight_and_buy_and_hold_by_hand(lag: int) -> None:
     market = small_market(EnvSettings(fee=0.002))
-    found = named(baselines(market, market.splits.test, market.env, lag))
+    found = named(baselines(market, market.splits.test, market.env, PLAIN, lag))
     n = market.layout.n_assets
     equal = [1.0 / n] * n + [0.0]
     days = range(21, len(market.splits.test), 21)
@@ -154,7 +158,7 @@ def test_equal_weight_and_buy_and_hold_by_hand(lag: int) -> None:
 def test_anchors_are_traded_a_tenth_of_the_way(base: str) -> None:
     settings = EnvSettings(action_base=base)
     market = small_market(settings)
-    found = named(baselines(market, market.splits.test, settings))
+    found = named(baselines(market, market.splits.test, settings, PLAIN))
     assert set(found) == {
         "equal_weight",
         "buy_and_hold",
@@ -178,9 +182,28 @@ def test_the_zero_action_is_the_anchors_average() -> None:
     market = small_market()
     zero = np.zeros((1, market.layout.action_size))
     curve = backtest(market, market.splits.test, market.env, lambda _: zero, "zero")
-    average = named(baselines(market, market.splits.test, market.env))["anchors' average"]
+    average = named(baselines(market, market.splits.test, market.env, PLAIN))["anchors' average"]
     np.testing.assert_allclose(curve.returns, average.returns, rtol=0, atol=1e-12)
     np.testing.assert_allclose(curve.weights, average.weights, rtol=0, atol=1e-12)
+
+
+def test_several_environments_run_together_as_they_run_alone() -> None:
+    """Each keeps its own fee and lag; the policy sees them in one batch."""
+    market = small_market()
+    act, rows = some_policy(market), []
+
+    def counted(observations: NDArray[np.float32]) -> Any:
+        rows.append(len(observations))
+        return act(observations)
+
+    envs = [EnvSettings(fee=fee, execution_lag=lag) for fee in (0.0, 0.01) for lag in (0, 1)]
+    together = backtests(market, market.splits.test, envs, counted, "x")
+    assert set(rows) == {4} and len(rows) == len(market.splits.test) - 1
+    for env, curve in zip(envs, together, strict=True):
+        alone = backtest(market, market.splits.test, env, act, "x")
+        np.testing.assert_allclose(curve.returns, alone.returns, rtol=0, atol=1e-9)
+        assert (curve.fee, curve.execution_lag) == (env.fee, env.execution_lag)
+    assert together[0].value[-1] > together[2].value[-1]
 
 
 # ------------------------------------------------------------------- lag

@@ -279,7 +279,9 @@ def test_evaluate_shows_every_curve(work: Work, width: int) -> None:
         for line in lines
         if re.search(rf"(?:\s+{NUMBER}){{3,}}\s*$", line.replace("\u00a0", " "))
     ]
-    names = ["CQSAC", "Equal weight", "Buy and hold", "Anchors' average"]
+    names = ["CQSAC", "Equal weight", "Buy and hold", "Inverse volatility", "Minimum variance"]
+    names += ["Maximum Sharpe", "Risk budgeting", "Maximum diversification", "HRP", "HERC"]
+    names += ["Minimum CVaR", "Nested clusters", "Anchors' average"]
     names += [f"Anchor: {n}" for n in ("volatility", "correlation", "momentum")]
     names += ["Anchor: defensive", "Anchor: growth"]
     tables = 2 if width == 80 else 1

@@ -33,7 +33,7 @@ from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.market.fitting import cached_fits, clean_weights
 from finflow_sb3.market.prices import PriceTable
 
-__all__ = ["ALLOCATORS", "Fitted", "fit_allocators", "fit_window", "usable_assets"]
+__all__ = ["ALLOCATORS", "Fitted", "fit_allocators", "fit_window", "listed_on", "usable_assets"]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -113,14 +113,21 @@ def fit_allocators(
 def usable_assets(prices: PriceTable, row: int, lookback: int) -> Bool:
     """Assets that an allocator can weigh at `row`, shape [n].
 
-    Those with a price on every day of the window, whose returns vary: a price that stands still
-    has no risk to be weighed by.
+    Those listed on every day of the window, whose returns vary: a price that stands still has no
+    risk to be weighed by.
     """
     close, _ = _window(prices, row, lookback)
-    priced = np.isfinite(close).all(axis=0)
-    moved = np.zeros_like(priced)
-    moved[priced] = np.var(np.diff(np.log(close[:, priced]), axis=0), axis=0) >= SMALLEST_VARIANCE
-    return moved
+    whole = listed_on(prices, np.arange(row - len(close) + 1, row + 1)).all(axis=0)
+    moved = np.var(np.diff(np.log(close), axis=0), axis=0) >= SMALLEST_VARIANCE
+    return np.asarray(whole & moved)
+
+
+def listed_on(prices: PriceTable, rows: NDArray[np.int64]) -> Bool:
+    """Where an asset has a price, shape [len(rows), n]."""
+    listed: Bool | None = getattr(prices, "listed", None)
+    if listed is None:
+        return np.ones((len(rows), prices.n_assets), dtype=np.bool_)
+    return np.asarray(listed[rows])
 
 
 def fit_window(name: str, close: Float, cash_rate: Float, usable: Bool) -> Float:

@@ -19,7 +19,13 @@ from finflow_sb3.config import EnvSettings, EvaluationSettings
 from finflow_sb3.envs.batch import PortfolioBatch, default_trade_rate
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import DataError
-from finflow_sb3.evaluation.allocators import ALLOCATORS, FALLBACKS, Fitted, fit_allocators
+from finflow_sb3.evaluation.allocators import (
+    ALLOCATORS,
+    FALLBACKS,
+    Fitted,
+    fit_allocators,
+    listed_on,
+)
 from finflow_sb3.evaluation.backtest import lagged, rule_curves
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.index_curve import index_curve
@@ -165,9 +171,11 @@ def _refits(span: Span, rebalance: int) -> NDArray[np.int64]:
 
 
 def _even(prices: PriceTable, rows: NDArray[np.int64]) -> Float:
-    priced = np.isfinite(prices.close[rows])
+    """Equal weights over what is listed, shape [R, n+1]; cash where nothing is."""
+    listed = listed_on(prices, rows)
     out = np.zeros((len(rows), prices.n_assets + 1))
-    out[:, :-1] = priced / priced.sum(axis=1, keepdims=True)
+    out[:, :-1] = listed / np.maximum(listed.sum(axis=1, keepdims=True), 1)
+    out[:, -1] = ~listed.any(axis=1)
     return out
 
 
@@ -177,7 +185,7 @@ def _sixty_forty(
     groups = equities_and_bonds(prices.assets, evaluation)
     if groups is None:
         return []
-    targets = [sixty_forty(*groups, np.isfinite(prices.close[row])) for row in rows]
+    targets = [sixty_forty(*groups, listed) for listed in listed_on(prices, rows)]
     equities, bonds = (int(group.sum()) for group in groups)
     note = f"60 % in {equities} equities, 40 % in {bonds} bonds, equal within each"
     return [Rule("sixty_forty", np.stack(targets), note)]

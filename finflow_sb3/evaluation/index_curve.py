@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation.curve import Curve
+from finflow_sb3.market.cells import check_order, parse_dates, parse_numbers
 from finflow_sb3.market.prices import PriceTable
-from finflow_sb3.market.sources import load_prices
+from finflow_sb3.market.readers import read_file
 from finflow_sb3.market.splits import Span
 from finflow_sb3.messages import one_line, shown
 
@@ -24,7 +25,8 @@ def index_curve(index: str, prices: PriceTable, span: Span, execution_lag: int =
 
     Parameters
     ----------
-    index : an asset of the universe, or a file of one price a day that has every day of `span`
+    index : an asset of the universe, or a file (CSV, CSV.gz, Parquet) of dates and one price
+        that has every day of `span`
     execution_lag : of the curves that it stands beside; an index trades nothing
 
     Raises
@@ -58,16 +60,29 @@ def _levels(index: str, prices: PriceTable, span: Span) -> tuple[str, Float]:
             f"evaluation.index: {shown(index)} is no asset of {one_line(prices.source)} and no "
             "file; give one of either"
         )
-    found = load_prices(Path(index))
-    if found.n_assets != 1:
-        raise DataError(
-            f"{found.source}: has {found.n_assets} prices a day; an index is one: leave one column"
-        )
+    path = Path(index).expanduser()
+    dates, price = _read(path)
     days = prices.dates[span.start : span.stop]
-    absent = days[~np.isin(days, found.dates)]
+    absent = days[~np.isin(days, dates)]
     if len(absent):
         raise DataError(
-            f"{found.source}: has no price on {absent[0]} ({len(absent)} of {len(days)} days are "
+            f"{path}: has no price on {absent[0]} ({len(absent)} of {len(days)} days are "
             f"missing); an index has to cover {days[0]} to {days[-1]}"
         )
-    return found.assets[0], found.close[np.searchsorted(found.dates, days), 0]
+    return path.stem, price[np.searchsorted(dates, days)]
+
+
+def _read(path: Path) -> tuple[NDArray[np.datetime64], Float]:
+    """Days with a price, in order, and their prices."""
+    raw = read_file(path)
+    columns = [i for i in range(len(raw.columns)) if i != raw.date_column]
+    if len(columns) != 1:
+        raise DataError(
+            f"{path}: has {len(columns)} columns beside the date; an index is one price a day: "
+            "leave one"
+        )
+    dates = parse_dates(raw)
+    check_order(raw, dates)
+    price = parse_numbers(raw, columns[0], dates, "close")
+    known = np.isfinite(price)
+    return dates[known], price[known]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from finflow_sb3.config_evaluation import EvaluationSettings
 from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation import plots
+from finflow_sb3.evaluation.allocators import ALLOCATORS
 from finflow_sb3.evaluation.analysis import Analysis, analyse
 from finflow_sb3.evaluation.break_even import BreakEven
 from finflow_sb3.evaluation.curve import Curve
@@ -198,7 +199,8 @@ def _find(report: ReportInput) -> Found:
 
 def _pictures(report: ReportInput) -> dict[str, Figure]:
     """Pictures beside the page, for other documents and for readers without scripts."""
-    curves = report.at_lag(0)
+    # A dozen allocators more would hide the lines; they have their rows in the table.
+    curves = [c for c in report.at_lag(0) if c.name not in ALLOCATORS]
     policy = curves[0]
     few = [policy] + [c for c in curves[1:] if not c.name.startswith("anchor: ")]
     out = {

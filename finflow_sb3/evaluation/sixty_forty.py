@@ -60,15 +60,15 @@ def equities_and_bonds(
     return (equities, bonds) if bonds.any() and equities.any() else None
 
 
-def sixty_forty(equities: Bool, bonds: Bool, priced: Bool) -> Float:
-    """Weights [n+1], equal within each group over what has a price; cash holds an empty group's.
+def sixty_forty(equities: Bool, bonds: Bool, listed: Bool) -> Float:
+    """Weights [n+1], equal within each group over what is listed; cash holds an empty group's.
 
     Parameters
     ----------
-    equities, bonds, priced : shape [n]
+    equities, bonds, listed : shape [n]
     """
-    out = np.zeros(len(priced) + 1)
-    for share, group in ((EQUITIES, equities & priced), (1.0 - EQUITIES, bonds & priced)):
+    out = np.zeros(len(listed) + 1)
+    for share, group in ((EQUITIES, equities & listed), (1.0 - EQUITIES, bonds & listed)):
         if group.any():
             out[:-1] += share * group / group.sum()
     out[-1] = max(0.0, 1.0 - out[:-1].sum())

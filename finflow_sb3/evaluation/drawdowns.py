@@ -11,6 +11,9 @@ from finflow_sb3.evaluation.metrics import drawdown
 
 __all__ = ["Fall", "deepest_falls", "worst_days"]
 
+# A value that comes back to its high may miss it by the last bits of a float.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Fall:
@@ -35,7 +38,7 @@ def deepest_falls(curve: Curve, count: int = 5) -> tuple[Fall, ...]:
     """The `count` deepest drawdowns of a curve that do not overlap, the deepest first."""
     depth = np.concatenate([[0.0], drawdown(curve.value)])
     dates = np.concatenate([curve.decisions[:1], curve.dates])
-    below = np.concatenate([depth < 0.0, [False]])
+    below = np.concatenate([depth < -ROUNDING, [False]])
     starts = np.flatnonzero(below[1:] & ~below[:-1])
     ends = np.flatnonzero(below[:-1] & ~below[1:]) + 1
     falls = []

@@ -55,6 +55,7 @@
   const draw = (chart) =>
     Plotly.react(chart.id, chart.data.map(trace), layout(chart), {
       responsive: true,
+      typesetMath: false,
       displaylogo: false,
       displayModeBar: narrow.matches ? false : "hover",
       // Named one by one: some of plotly's own buttons would send data to its server.

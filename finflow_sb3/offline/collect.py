@@ -367,8 +367,11 @@ def require_fit(
         beyond the training split; the message names the first difference.
     """
     market.layout.require_equal(dataset.layout, what)
+    made = dataset.settings.get("env", {})
+    # A setting that is younger than the dataset was at its default, which is off.
+    theirs_of = {**dataclasses.asdict(EnvSettings()), **made} if made else {}
     for name, mine in dataclasses.asdict(env).items():
-        theirs = dataset.settings.get("env", {}).get(name)
+        theirs = theirs_of.get(name)
         if theirs != mine:
             raise ArtefactError(f"{what}: was collected with {name} {theirs!r}, not {mine!r}")
     used = int(dataset.row.max()) + 2

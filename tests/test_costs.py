@@ -18,7 +18,7 @@ from finflow_sb3.envs.batch import default_trade_rate
 from finflow_sb3.envs.costs import PARTS, Costs, slippage_curve
 from finflow_sb3.envs.observations import ObservedMarket, observe
 from finflow_sb3.errors import ConfigError, DataError
-from finflow_sb3.evaluation.backtest import baselines
+from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Span
 

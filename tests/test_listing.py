@@ -24,7 +24,7 @@ from finflow_sb3.config import CollectSettings, EnvSettings, MarketSettings
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket, observe
 from finflow_sb3.errors import DataError
-from finflow_sb3.evaluation.backtest import baselines
+from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.market.anchors import _window, fit_anchors
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.features import FEATURES, WARMUP, compute_features

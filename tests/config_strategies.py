@@ -60,6 +60,7 @@ FORMS: dict[str, st.SearchStrategy[Any]] = {
     "target_entropy": st.floats(-50.0, 50.0) | st.sampled_from(["auto", "seeded", "-3"]),
     "behaviours": st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=4).map(tuple),
     "baselines": st.lists(st.sampled_from(BASELINES), min_size=1, max_size=4).map(tuple),
+    "block": st.integers(1, 252) | st.just("auto"),
     "stress": st.dictionaries(texts, st.just(["2008-09-01", "2009-03-31"]), max_size=3),
     "policy": st.sampled_from(["MultiExpertPolicy", "MlpPolicy"]),
     "policy_kwargs": SIZES | st.builds(lambda tree: {"optimizer_kwargs": {"a": tree}}, trees),

@@ -63,6 +63,7 @@ FORMS: dict[str, st.SearchStrategy[Any]] = {
     "target_entropy": st.floats(-50.0, 50.0) | st.sampled_from(["auto", "seeded", "-3"]),
     "behaviours": st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=4).map(tuple),
     "baselines": st.lists(st.sampled_from(BASELINES), min_size=1, max_size=4).map(tuple),
+    "block": st.integers(1, 252) | st.just("auto"),
     "stress": st.dictionaries(texts, st.just(["2008-09-01", "2009-03-31"]), max_size=3),
     "fees": by_asset,
     "min_position": st.floats(0.0, 1.0) | by_asset,

@@ -18,7 +18,7 @@ from finflow_sb3.envs import accounting, simplex
 from finflow_sb3.envs.batch import default_trade_rate
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.listing import tradable_part
-from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.dataset import PARTIAL, OfflineDataset
 
 __all__ = ["Traded", "environment_of", "trades"]
 
@@ -65,14 +65,14 @@ def trades(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> 
         order = np.where(_idle(dataset, env, start, stop)[:, None], held, pending)
     else:
         order = _targets(dataset, env, held, start, stop)
-        order = tradable_part(order, _tradable(dataset, start, stop))
+        if dataset.settings.get(PARTIAL):
+            order = tradable_part(order, _tradable(dataset, start, stop))
     target = accounting.move_towards(held, order, default_trade_rate(env))
     target = accounting.constrain(
         held, target, env.no_trade_band, env.max_turnover, env.max_position
     )
-    tradable = _tradable(dataset, start, stop)
-    if not tradable.all():
-        target = accounting.sell_untradable(target, tradable)
+    if dataset.settings.get(PARTIAL):
+        target = accounting.sell_untradable(target, _tradable(dataset, start, stop))
     done = accounting.trade(held, target, env.fee)
     return Traded(done.turnover, 0.5 * np.abs(done.weights - order).sum(axis=1))
 

@@ -21,7 +21,7 @@ from finflow_sb3.envs.constraints import Limits, constrain, sell_untradable
 from finflow_sb3.envs.costs import proportional_fee
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.listing import tradable_part
-from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.dataset import PARTIAL, OfflineDataset
 
 __all__ = ["Traded", "environment_of", "trades"]
 
@@ -68,13 +68,13 @@ def trades(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> 
         order = np.where(_idle(dataset, env, start, stop)[:, None], held, pending)
     else:
         order = _targets(dataset, env, held, start, stop)
-        order = tradable_part(order, _tradable(dataset, start, stop))
+        if dataset.settings.get(PARTIAL):
+            order = tradable_part(order, _tradable(dataset, start, stop))
     target = accounting.move_towards(held, order, default_trade_rate(env))
     assets = dataset.layout.assets
     target = constrain(held, target, Limits.of(env, assets))
-    tradable = _tradable(dataset, start, stop)
-    if not tradable.all():
-        target = sell_untradable(target, tradable)
+    if dataset.settings.get(PARTIAL):
+        target = sell_untradable(target, _tradable(dataset, start, stop))
     done = accounting.trade(held, target, proportional_fee(env, assets))
     return Traded(done.turnover, 0.5 * np.abs(done.weights - order).sum(axis=1))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.offline.own_rules import Past
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
+    from finflow_sb3.plain_training import train_plain
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.pretrain.plain import load_plain_policy
     from finflow_sb3.profiling import profile
@@ -60,6 +61,7 @@ __all__ = [
     "resume_pretraining",
     "take_snapshot",
     "train",
+    "train_plain",
 ]
 
 _HOMES = {
@@ -88,6 +90,7 @@ _HOMES = {
     "resume_pretraining": "resuming",
     "take_snapshot": "runs.snapshot",
     "train": "pipeline",
+    "train_plain": "plain_training",
 }
 _OWN_NAMES = {"plot": "plot_runs"}
 """Public names that are called otherwise at home, where they would say too little."""

@@ -1,23 +1,38 @@
-"""`finflow benchmark`: algorithms x markets x seeds, on processes or on Ray."""
+"""`finflow benchmark`: algorithms × markets × seeds, and what they come to."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from finflow_sb3.cli.console import out as output
-from finflow_sb3.cli.console import print_error, print_json
+from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from finflow_sb3.benchmark.run import Benchmark
+    from finflow_sb3.benchmark.scores import Row
 
 __all__ = ["command"]
+
+SHOWN = {
+    "sharpe": "Sharpe",
+    "excess_sharpe": "over equal weight",
+    "sharpe_lag_1": "Sharpe,\nlag 1",
+    "max_drawdown": "max\ndrawdown",
+    "turnover": "turnover\na year",
+    "costs": "costs\na year",
+    "over_equal_weight": "P(better than\nequal weight)",
+    "n_timesteps": "steps",
+    "seconds": "seconds\na run",
+}
 
 
 @shared_options
@@ -27,21 +42,23 @@ def command(
         str,
         typer.Option(
             help="Algorithms and rules, separated by commas: cqsac, cqsac_scratch, iql, td3bc, "
-            "sac, td3, ddpg, ppo, a2c, tqc, crossq, hrp, minimum_variance, ..."
+            "sac, td3, ddpg, ppo, a2c, tqc, crossq, and rules such as hrp; equal_weight always."
         ),
-    ] = "cqsac,iql,sac,tqc,ppo,anchors,equal_weight",
+    ] = "cqsac,sac,equal_weight",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds, from --seed on.")] = 3,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Environment steps of all that learn online.",
-            show_default="each one's own",
+            min=1, help="Environment steps of all that learn online.", show_default="each one's own"
         ),
     ] = None,
     markets: Annotated[
         str | None,
-        typer.Option(help="Sources of prices, separated by commas.", show_default="--prices"),
+        typer.Option(
+            metavar="PRICES,...",
+            help="Sources of prices, separated by commas.",
+            show_default="that of --prices",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmark"),
     executor: Annotated[
@@ -55,21 +72,24 @@ def command(
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="Of a cell that fails.")] = 2,
 ) -> None:
-    """Compare algorithms and rules on the test split, net of costs, over several seeds.
+    """Train each algorithm with each seed on each market, backtest it, and compare.
 
-    The same command again runs only what has no result in --out yet. Settings of SB3's algorithms
-    are given as -p sac.batch_size:128.
+    Each cell runs in a process of its own. The same command again runs only what has no result in
+    --out yet. Settings of one algorithm: -p sac.learning_rate:1e-3.
     """
-    plain, own = _params(shared)
-    settings = shared_settings(own, None)
+    if markets is not None and shared.prices is not None:
+        raise ConfigError("--markets: says which prices, as --prices does; leave one out")
 
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.benchmark.matrix import Executor
+    from finflow_sb3.benchmark.plan import own_params
     from finflow_sb3.benchmark.run import benchmark
     from finflow_sb3.cli.cells import cells_shown
 
+    params, plain = own_params(shared.param or [])
+    settings = shared_settings(dataclasses.replace(shared, param=params), None)
     try:
         with cells_shown() as listen:
             found = benchmark(
@@ -85,7 +105,7 @@ def command(
                 shared.config or [],
             )
     except KeyboardInterrupt:
-        print_error(f"stopped; what is done is kept in {out}: the same command goes on with it")
+        print(f"stopped; what is done is in {out}: the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
     if shared.json:
         print_json(found)
@@ -96,33 +116,41 @@ def command(
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _params(shared: Shared) -> tuple[list[str], Shared]:
-    """Parameters of SB3's own algorithms, which the settings do not hold, and the others."""
-    import dataclasses
-
-    from finflow_sb3.config_keys import PLAIN_ALGORITHMS
-
-    given = shared.param or []
-    plain = [p for p in given if p.partition(":")[0].partition(".")[0] in PLAIN_ALGORITHMS]
-    return plain, dataclasses.replace(shared, param=[p for p in given if p not in plain])
+    """Names between commas; those after `yahoo:` are its symbols."""
+    names: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if names and names[-1].startswith("yahoo:") and part.isupper():
+            names[-1] += f",{part}"
+        elif part:
+            names.append(part)
+    return names
 
 
 def _show(found: Benchmark) -> None:
-    from finflow_sb3.benchmark.tables import SHORT, name_of, sentence, short_row
+    from rich.text import Text
 
-    for market in dict.fromkeys(s.market for s in found.summaries):
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", title=market)
-        table.add_column("", no_wrap=True)
-        for heading in ("seeds", *SHORT):
-            table.add_column(heading, justify="right", vertical="bottom")
-        for summary in found.summaries:
-            if summary.market == market:
-                table.add_row(name_of(summary.algo), str(summary.seeds), *short_row(summary))
-        output.print(table)
-    output.print(Text(sentence(found.summaries)))
+    output.print(Text(found.verdict))
+    for rows in (found.overall, found.rows):
+        for market in dict.fromkeys(row.market for row in rows):
+            output.print(Text(f"{market}, test split, net of costs:"))
+            output.print(_table([row for row in rows if row.market == market]))
     for title, why in found.failed.items():
         output.print(Text(f"{title} failed: {why}", "red"), soft_wrap=True)
-    output.print(Text(f"Table and pictures: {found.out / 'benchmark.md'}"), soft_wrap=True)
+    output.print(Text(f"Tables and pictures: {found.out / 'benchmark.md'}"), soft_wrap=True)
+
+
+def _table(rows: list[Row]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from finflow_sb3.benchmark.table import cells, title_of
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    for heading in SHOWN.values():
+        table.add_column(heading, justify="right", vertical="bottom")
+    for row in sorted(rows, key=lambda row: -row.sharpe.value):
+        found = cells(row, {})
+        style = "bold cyan" if row.learns else ""
+        table.add_row(title_of(row.algo), *(found[name] for name in SHOWN), style=style)
+    return table

@@ -12,14 +12,16 @@ from typing import Any
 
 from finflow_sb3.benchmark.code import code_version
 from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
+from finflow_sb3.config_arguments import PlainArguments
 from finflow_sb3.config_evaluation import BASELINES
+from finflow_sb3.config_export import own_yaml
 from finflow_sb3.config_files import plain_yaml, read_config
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.messages import remedy, shown
 
-__all__ = ["LEARNED", "OURS", "Cell", "known_algorithm", "read_cell", "write_cell"]
+__all__ = ["LEARNED", "OURS", "Cell", "cell_yaml", "known_algorithm", "read_cell", "write_cell"]
 
 OURS = ("cqsac", "cqsac_scratch", *OFFLINE_ALGORITHMS)
 """`cqsac` is pretrained by IQL, `cqsac_scratch` learns online alone."""
@@ -131,6 +133,13 @@ def _market(content: dict[str, Any]) -> dict[str, Any]:
 def _run(content: dict[str, Any]) -> dict[str, Any]:
     """What of `run` has a say in numbers: not folders, nor how often is reported."""
     return {k: content["run"][k] for k in ("seed", "device", "evaluate_interval", "save_best")}
+
+
+def cell_yaml(cell: Cell) -> str:
+    """The resolved configuration, which runs the cell again."""
+    if cell.algo in PLAIN_ALGORITHMS:
+        return own_yaml(cell.settings, cell.algo, PlainArguments(dict(cell.arguments), {}, {}))
+    return plain_yaml(cell.settings)
 
 
 def write_cell(cell: Cell, folder: Path) -> None:

@@ -1,101 +1,141 @@
-"""Pictures of a benchmark: curves of median seeds, Sharpe ratios by seed, performance profiles."""
+"""Pictures of a benchmark: growth of the median seeds, Sharpe ratios seed by seed, profiles."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from finflow_sb3.benchmark.results import CellResult
-from finflow_sb3.benchmark.summary import EQUAL_WEIGHT, Summary, median_seed
-from finflow_sb3.evaluation.aggregate import performance_profile
+from finflow_sb3.benchmark.scores import Group, Row, median_run
+from finflow_sb3.benchmark.table import title_of
+from finflow_sb3.evaluation.aggregate import Profile
+from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.plot_style import (
+    GRID,
     INK,
     MUTED,
     PALETTE,
     POLICY,
     SMALL,
     canvas,
-    label,
+    colour,
+    dress,
     legend,
-    png_bytes,
     text,
+    year_axis,
+    years,
 )
-from finflow_sb3.evaluation.plots import equity_plot
 
-__all__ = ["pictures"]
+__all__ = ["growth_plot", "profile_plot", "sharpe_plot"]
 
 WIDTH = 10.0
+# Many lines from few colours: a turn of the palette has the next kind of line.
+LINES = ("-", (0, (4, 1.6)), (0, (1, 1.3)))
 
 
-def pictures(results: Sequence[CellResult], summaries: Sequence[Summary]) -> dict[str, bytes]:
-    """PNG files by name, three for each market."""
-    out: dict[str, bytes] = {}
-    for market in dict.fromkeys(r.market for r in results):
-        mine = [r for r in results if r.market == market]
-        ranked = [s for s in summaries if s.market == market]
-        groups = {s.algo: [r for r in mine if r.algo == s.algo] for s in ranked}
-        out[f"equity-{market}.png"] = png_bytes(_equity(groups))
-        out[f"sharpe-{market}.png"] = png_bytes(_sharpe(ranked, groups))
-        out[f"profile-{market}.png"] = png_bytes(_profile(groups))
-    return out
+def growth_plot(groups: Sequence[Group], market: str, order: Sequence[str]) -> Figure:
+    """Growth of 1 of each algorithm's median seed, net of costs, on a log scale.
 
-
-def shown(algo: str) -> str:
-    """The name of its curve, which has a colour."""
-    return "anchors' average" if algo == "anchors" else algo
-
-
-def _equity(groups: dict[str, list[CellResult]]) -> Figure:
-    """The best learned algorithm first, which the picture shows above the others."""
-    algos = sorted(groups, key=lambda a: (a == EQUAL_WEIGHT, not groups[a][0].policy))
-    curves = [dataclasses.replace(median_seed(groups[a]).curve(), name=shown(a)) for a in algos]
-    return equity_plot(curves, WIDTH)
-
-
-def _sharpe(ranked: Sequence[Summary], groups: dict[str, list[CellResult]]) -> Figure:
-    figure, axes = canvas(WIDTH, "Sharpe ratio on the test split, net of costs, seed by seed")
-    axes.grid(axis="y", visible=False)
-    equal = next((s.sharpe.value for s in ranked if s.algo == EQUAL_WEIGHT), None)
-    if equal is not None:
-        axes.axvline(equal, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)))
-    for place, summary in enumerate(reversed(ranked)):
-        found = summary.sharpe
-        axes.plot([found.low, found.high], [place, place], color=MUTED, linewidth=2.4, alpha=0.6)
-        sharpes = [r.measures["lag_0"]["sharpe"] for r in groups[summary.algo]]
-        axes.plot(sharpes, [place] * len(sharpes), "o", markersize=4.5, color=POLICY, alpha=0.55)
-        axes.plot([found.value], [place], "|", markersize=13, markeredgewidth=2.0, color=INK)
-    axes.set_yticks(range(len(ranked)), [text(label(shown(s.algo))) for s in reversed(ranked)])
-    axes.tick_params(axis="y", labelsize=SMALL, labelcolor=INK)
-    axes.set_ylim(-0.6, len(ranked) - 0.4)
-    note = "dots: seeds; bar: interquartile mean with its interval; dashed line: equal weight"
-    axes.set_xlabel(note, fontsize=SMALL, color=MUTED)
+    Parameters
+    ----------
+    order : names of all algorithms, by which each has the same look in every picture
+    """
+    runs = [(group.algo, median_run(group, market).curve(0)) for group in groups]
+    runs.sort(key=lambda run: -float(run[1].value[-1]))
+    first = runs[0][1]
+    figure, axes = canvas(WIDTH, f"Growth of 1 on {market}, {years(first)}, net of costs (log)")
+    axes.set_yscale("log")
+    for algo, curve in runs:
+        axes.plot(_days(curve), np.concatenate([[1.0], curve.value]), **_look(algo, order))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.tick_params(axis="y", which="minor", length=0)
+    year_axis(axes, first)
+    _legend(figure, [algo for algo, _ in runs], order, "median seed")
     return figure
 
 
-def _profile(groups: dict[str, list[CellResult]]) -> Figure:
-    """Share of seeds above a Sharpe ratio (Agarwal et al. 2021)."""
-    figure, axes = canvas(WIDTH, "Share of seeds whose net Sharpe ratio is above a threshold")
-    scores = {a: [[r.measures["lag_0"]["sharpe"]] for r in group] for a, group in groups.items()}
-    every = np.concatenate([np.ravel(s) for s in scores.values()])
-    margin = 0.05 + 0.1 * float(np.ptp(every))
-    marks = np.linspace(every.min() - margin, every.max() + margin, 200)
-    handles, names = [], []
-    for i, (algo, found) in enumerate(scores.items()):
-        ink = INK if algo == EQUAL_WEIGHT else PALETTE[i % len(PALETTE)]
-        profile = performance_profile(found, marks)
-        rule = not groups[algo][0].policy
-        style = (0, (3, 1.5)) if rule else "-"
-        (line,) = axes.step(marks, profile.share, color=ink, linestyle=style, where="post")
-        if len(found) > 1:
+def _days(curve: Curve) -> np.ndarray:
+    return np.concatenate([curve.decisions[:1], curve.dates])
+
+
+def sharpe_plot(rows: Sequence[Row], groups: Sequence[Group]) -> Figure:
+    """A dot for each seed and market, the interquartile mean with its interval, best on top."""
+    ordered = sorted(rows, key=lambda row: row.sharpe.value)
+    by_name = {group.algo: group for group in groups}
+    figure = Figure(
+        figsize=(WIDTH, 1.3 + 0.34 * len(rows)), dpi=150, layout="constrained", facecolor="white"
+    )
+    axes = figure.add_subplot()
+    level = rows[0].sharpe.level
+    title = f"Net Sharpe ratio by seed, interquartile mean with its {level} % interval over seeds"
+    figure.suptitle(text(title), x=0.01, ha="left", fontsize=11.0, color=INK)
+    dress(axes)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.grid(visible=False, axis="y")
+    for y, row in enumerate(ordered):
+        tone = POLICY if row.learns else MUTED
+        scores = by_name[row.algo].scores().ravel()
+        axes.plot(scores, np.full(len(scores), y), "o", color=tone, alpha=0.35, markersize=6)
+        if np.isfinite(row.sharpe.low):
+            axes.plot([row.sharpe.low, row.sharpe.high], [y, y], color=tone, linewidth=2.0)
+        axes.plot([row.sharpe.value], [y], "|", color=tone, markersize=15, markeredgewidth=2.4)
+    reference = next(row for row in rows if row.algo == "equal_weight")
+    axes.axvline(reference.sharpe.value, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.set_yticks(range(len(ordered)), [title_of(row.algo) for row in ordered])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_xlabel("annual Sharpe ratio on the test split; dashed: equal weight", fontsize=SMALL)
+    axes.xaxis.label.set_color(MUTED)
+    return figure
+
+
+def profile_plot(profiles: Mapping[str, Profile], order: Sequence[str]) -> Figure:
+    """Share of runs whose Sharpe ratio is above each threshold, with pointwise bands."""
+    level = next(iter(profiles.values())).level
+    figure, axes = canvas(
+        WIDTH, f"Performance profile: share of runs above a Sharpe ratio, with {level} % bands"
+    )
+    for algo, profile in profiles.items():
+        look = _look(algo, order)
+        axes.plot(profile.thresholds, profile.share, drawstyle="steps-post", **look)
+        if np.isfinite(profile.low).all():
             axes.fill_between(
-                marks, profile.low, profile.high, color=ink, alpha=0.12, linewidth=0, step="post"
+                profile.thresholds,
+                profile.low,
+                profile.high,
+                color=look["color"],
+                alpha=0.12,
+                linewidth=0,
             )
-        handles.append(line)
-        names.append(text(label(shown(algo))))
-    axes.set_xlabel("Sharpe ratio", fontsize=SMALL, color=MUTED)
     axes.set_ylim(-0.02, 1.02)
-    legend(figure, handles, names, beside=True)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.margins(x=0.0)
+    axes.set_xlabel("annual Sharpe ratio, net of costs", fontsize=SMALL)
+    axes.xaxis.label.set_color(MUTED)
+    _legend(figure, list(profiles), order, "")
     return figure
+
+
+def _look(algo: str, order: Sequence[str]) -> dict[str, object]:
+    """The same line for an algorithm in every picture: ours strong, rules thin."""
+    if algo == "cqsac":
+        return {"color": POLICY, "linewidth": 2.2, "zorder": 6}
+    if algo == "equal_weight":
+        return {"color": colour(algo), "linewidth": 1.8, "zorder": 5}
+    place = [name for name in order if name not in ("cqsac", "equal_weight")].index(algo)
+    turn, tone = divmod(place, len(PALETTE))
+    return {
+        "color": PALETTE[tone],
+        "linestyle": LINES[turn % len(LINES)],
+        "linewidth": 1.3,
+        "zorder": 4,
+    }
+
+
+def _legend(figure: Figure, algos: Sequence[str], order: Sequence[str], title: str) -> None:
+    handles = [Line2D([], [], **_look(algo, order)) for algo in algos]  # type: ignore[arg-type]
+    legend(figure, handles, [title_of(algo) for algo in algos], True, title or None)

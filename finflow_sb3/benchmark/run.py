@@ -1,53 +1,61 @@
-"""The verb `benchmark`: algorithms x markets x seeds, and what they come to."""
+"""The verb `benchmark`: algorithms × markets × seeds, each trained and backtested, and a table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from finflow_sb3.benchmark.cells import Cell, known_algorithm
+import numpy as np
+from numpy.typing import NDArray
+
+from finflow_sb3.benchmark import pictures
+from finflow_sb3.benchmark.cells import LEARNED, Cell
 from finflow_sb3.benchmark.matrix import Executor, run_cells
+from finflow_sb3.benchmark.plan import REFERENCE, make_cells, market_names
 from finflow_sb3.benchmark.results import CellResult
+from finflow_sb3.benchmark.scores import Group, Row, groups_of, profiles, row_of
 from finflow_sb3.benchmark.store import Store
-from finflow_sb3.benchmark.summary import EQUAL_WEIGHT, Summary, summarise
-from finflow_sb3.benchmark.tables import write_tables
-from finflow_sb3.benchmark.tasks import Listener, table_key
+from finflow_sb3.benchmark.table import cells_csv, markdown, verdict
+from finflow_sb3.benchmark.tasks import Listener
 from finflow_sb3.config import Settings
-from finflow_sb3.config_arguments import algorithm_arguments
-from finflow_sb3.config_keys import PLAIN_ALGORITHMS
-from finflow_sb3.errors import ConfigError, DataError
-from finflow_sb3.market.prices import PriceTable
-from finflow_sb3.market.sources import load_prices
-from finflow_sb3.messages import shown
+from finflow_sb3.config_files import plain_yaml
+from finflow_sb3.errors import ArtefactError
+from finflow_sb3.evaluation.plot_style import png_bytes
+from finflow_sb3.files import write_whole
+from finflow_sb3.market.sources import EMBEDDED, load_prices
 
-__all__ = ["DEFAULT_ALGOS", "Benchmark", "Tables", "benchmark", "cells_of"]
+__all__ = ["ALL", "Benchmark", "benchmark"]
 
-DEFAULT_ALGOS = ("cqsac", "iql", "sac", "tqc", "ppo", "anchors", EQUAL_WEIGHT)
+ALL = "all markets"
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a matrix came to.
+    """What a benchmark came to.
 
     Attributes
     ----------
-    out : folder with benchmark.md, benchmark.csv, pictures and the cells
-    cells : how many there are
-    summaries : one for each algorithm and market, best median Sharpe first
+    out : folder with `benchmark.md`, `benchmark.csv`, pictures, and the cells
+    verdict : whether anything that learned beats equal weight, in one sentence
+    rows : of each algorithm on each market
+    overall : of each algorithm on all markets together; empty where there is one
     failed : title of a cell → why it failed
     """
 
     out: Path
-    cells: int
-    summaries: tuple[Summary, ...]
+    verdict: str
+    rows: tuple[Row, ...]
+    overall: tuple[Row, ...]
     failed: dict[str, str]
 
 
 def benchmark(
     settings: Settings,
-    algos: Sequence[str] = DEFAULT_ALGOS,
+    algos: Sequence[str] = ("cqsac", "sac", "equal_weight"),
     seeds: int = 3,
     steps: int | None = None,
     markets: Sequence[str] = (),
@@ -57,109 +65,137 @@ def benchmark(
     params: Sequence[str] = (),
     files: Sequence[Path] = (),
 ) -> Benchmark:
-    """Run every algorithm on every market with every seed, and write table and pictures.
+    """Train each algorithm with each seed on each market, backtest it, and compare.
 
-    Results are stored as they come: the same call again runs only what is missing.
+    What has a result in `out` from the same code, prices and settings is not run again: after a
+    stop the same call runs the rest.
 
     Parameters
     ----------
-    algos : of `LEARNED` and the rules; equal weight is always among them
-    seeds : how many, from `settings.run.seed` on; a rule has one cell whatever the seeds
-    steps : environment steps of all that learn online, each one's own number if not given
-    markets : sources of prices; that of the settings if not given
-    params, files : overrides of SB3's own algorithms, which `settings` do not hold
+    settings : of all; each algorithm of ours has its section
+    algos : `cqsac` (pretrained by IQL), `cqsac_scratch`, `iql`, `td3bc`, SB3's `sac`, `td3`,
+        `ddpg`, `ppo`, `a2c`, sb3-contrib's `tqc` and `crossq`, and rules of
+        `evaluation.baselines`; equal weight is always there
+    seeds : how many, from `settings.run.seed` on; a rule needs one
+    steps : environment steps of all that learn online; each one's own where it is None
+    markets : sources of prices; the settings' own if none is given
+    params, files : overrides of SB3's own algorithms, as "sac.gamma:0.95", and files of theirs
 
     Raises
     ------
-    ConfigError
-        If an algorithm is unknown, or a market or an algorithm is named twice.
-    DataError
-        If every cell of equal weight failed, so that there is nothing to compare with.
+    ConfigError, DataError
+        If something is asked for that there is not.
+    ArtefactError
+        If equal weight failed, without which nothing can be compared.
+    KeyboardInterrupt
+        At Ctrl-C.
     """
-    executor, store = executor or Executor(), Store(Path(out))
-    tables = _tables(settings, markets)
-    cells = cells_of(settings, tables, algos, seeds, steps, params, files)
-    failed = run_cells(cells, store, executor, listen)
-    lost = {f.cell.key for f in failed}
+    sources = list(markets) or [settings.market.prices]
+    cells = make_cells(settings, algos, seeds, steps, sources, params, files)
+    store = Store(out)
+    failed = run_cells(cells, store, executor or Executor(), listen)
+    lost = {each.cell.key for each in failed}
     results = [store.get(cell) for cell in cells if cell.key not in lost]
-    _require_equal_weight(results, {cell.market for cell in cells}, store.out)
-    summaries = summarise(
-        results, {market: table for market, (_, table) in tables.items()}, settings.evaluation
-    )
-    why = {f.cell.title: f.why for f in failed}
-    found = Benchmark(store.out, len(cells), summaries, why)
-    write_tables(found.out, results, summaries, settings, why)
+    why = {each.cell.title: each.why for each in failed}
+    found = _compared(settings, cells, results, store.out, why)
+    write_whole(store.out / "config.yml", plain_yaml(settings).encode())
+    _write(found, settings, cells, results, market_names(sources))
     return found
 
 
-Tables = dict[str, tuple[str, PriceTable]]
-"""By market its source and its prices."""
-
-
-def _tables(settings: Settings, markets: Sequence[str]) -> Tables:
-    found: Tables = {}
-    for source in markets or [settings.market.prices]:
-        label = Path(source).name.split(".")[0]
-        if label in found:
-            raise ConfigError(f"--markets: {shown(label)} stands twice; name each once")
-        found[label] = source, load_prices(source, max_gap=settings.market.max_gap)
-    return found
-
-
-def cells_of(
+def _compared(
     settings: Settings,
-    tables: Tables,
-    algos: Sequence[str],
-    seeds: int,
-    steps: int | None = None,
-    params: Sequence[str] = (),
-    files: Sequence[Path] = (),
-) -> list[Cell]:
-    """The cells of a matrix; arguments are `benchmark`'s."""
-    names = [known_algorithm(name) for name in algos]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"--algos: {shown(twice[0])} stands twice; name each once")
-    names += [] if EQUAL_WEIGHT in names else [EQUAL_WEIGHT]
-    settings = _with_steps(settings, steps)
-    arguments = {name: _arguments(name, settings, steps, params, files) for name in names}
-    cells = []
-    for market, (source, table) in tables.items():
-        own, key = settings.replace(market={"prices": source}), table_key(table)
-        for i in range(seeds):
-            seeded = own.replace(run={"seed": settings.run.seed + i})
-            made = [Cell(name, market, seeded, key, arguments[name]) for name in names]
-            cells += [cell for cell in made if cell.learns or i == 0]
-    return cells
+    cells: Sequence[Cell],
+    results: Sequence[CellResult],
+    out: Path,
+    failed: dict[str, str],
+) -> Benchmark:
+    markets = list(dict.fromkeys(cell.market for cell in cells))
+    cash = {market: _cash(cells, results, market) for market in markets}
+    rows = [row for m in markets for row in _rows(settings, results, [m], m, cash)]
+    overall = _rows(settings, results, markets, ALL, cash) if len(markets) > 1 else []
+    return Benchmark(out, verdict(overall or rows), tuple(rows), tuple(overall), failed)
 
 
-def _with_steps(settings: Settings, steps: int | None) -> Settings:
-    return settings if steps is None else settings.replace(cqsac={"n_timesteps": steps})
-
-
-def _arguments(
-    algo: str,
+def _rows(
     settings: Settings,
-    steps: int | None,
-    params: Sequence[str],
-    files: Sequence[Path],
-) -> dict[str, Any]:
-    if algo not in PLAIN_ALGORITHMS:
-        return {}
-    own = [p for p in params if _concerns(p, algo)]
-    found = algorithm_arguments(algo, settings.env, files=files, params=own)
-    return found if steps is None else {**found, "n_timesteps": steps}
+    results: Sequence[CellResult],
+    markets: Sequence[str],
+    name: str,
+    cash: Mapping[str, Float],
+) -> list[Row]:
+    groups = _groups(results, markets, cash)
+    by_name = {group.algo: group for group in groups}
+    if REFERENCE not in by_name:
+        raise ArtefactError(f"equal_weight has no result on {name}; see failed.json, and go on")
+    length = settings.env_kwargs.episode_length
+    reference, cqsac = by_name[REFERENCE], by_name.get("cqsac")
+    return [
+        row_of(g, reference, cqsac, name, g.algo in LEARNED, length, settings.evaluation)
+        for g in groups
+    ]
 
 
-def _concerns(param: str, algo: str) -> bool:
-    """Whether `algo.key:value` is this algorithm's; a matrix has no bare keys of one algorithm."""
-    return param.partition(":")[0].partition(".")[0] == algo
+def _groups(
+    results: Sequence[CellResult], markets: Sequence[str], cash: Mapping[str, Float]
+) -> list[Group]:
+    by_algo: dict[str, list[CellResult]] = {}
+    for result in results:
+        by_algo.setdefault(result.algo, []).append(result)
+    return groups_of(by_algo, markets, cash)
 
 
-def _require_equal_weight(results: Sequence[CellResult], markets: set[str], out: Path) -> None:
-    there = {r.market for r in results if r.algo == EQUAL_WEIGHT}
-    for market in sorted(markets - there):
-        raise DataError(
-            f"{market}: equal weight has failed, and without it nothing can be compared; see "
-            f"{out / 'failed.json'}"
-        )
+def _cash(cells: Sequence[Cell], results: Sequence[CellResult], market: str) -> Float:
+    """Daily rate of cash on the days of a market's curves."""
+    settings = next(cell.settings for cell in cells if cell.market == market)
+    curve = next((r.curve(0) for r in results if r.market == market), None)
+    if curve is None:
+        return np.zeros(0)
+    table = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
+    return np.asarray(table.cash_rate[np.searchsorted(table.dates, curve.dates)])
+
+
+# ---------------------------------------------------------------- files
+
+
+def _write(
+    found: Benchmark,
+    settings: Settings,
+    cells: Sequence[Cell],
+    results: Sequence[CellResult],
+    sources: Mapping[str, str],
+) -> None:
+    names = _draw(found, settings, cells, results)
+    own = {m: "US20-v0" if s == EMBEDDED else f"Portfolio-v0 ({m})" for m, s in sources.items()}
+    env_ids = {market: f"finflow/{name}" for market, name in own.items()}
+    page = markdown(found.rows, found.overall, env_ids, found.failed, names, _command())
+    write_whole(found.out / "benchmark.md", page.encode())
+    write_whole(found.out / "benchmark.csv", cells_csv(results).encode())
+
+
+def _draw(
+    found: Benchmark, settings: Settings, cells: Sequence[Cell], results: Sequence[CellResult]
+) -> list[str]:
+    """Draw every picture; their names in the order of the page."""
+    markets = list(dict.fromkeys(row.market for row in found.rows))
+    cash = {market: _cash(cells, results, market) for market in markets}
+    order = list(dict.fromkeys(cell.algo for cell in cells))
+    every = _groups(results, markets, cash)
+    rows = found.overall or found.rows
+    drawn = {
+        "sharpe.png": pictures.sharpe_plot(rows, every),
+        "profile.png": pictures.profile_plot(profiles(every, settings.evaluation), order),
+    }
+    for market in markets:
+        name = "growth.png" if len(markets) == 1 else f"growth_{market.replace(':', '-')}.png"
+        drawn[name] = pictures.growth_plot(_groups(results, [market], cash), market, order)
+    for name, figure in drawn.items():
+        write_whole(found.out / name, png_bytes(figure))
+    return list(drawn)
+
+
+def _command() -> str:
+    """The line that was typed, or that Python ran it."""
+    if "finflow" not in Path(sys.argv[0]).name:
+        return "finflow_sb3.benchmark"
+    return shlex.join(["finflow", *sys.argv[1:]])

@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from finflow_sb3.benchmark.cells import SETTINGS, Cell
+from finflow_sb3.benchmark.cells import SETTINGS, Cell, cell_yaml
 from finflow_sb3.benchmark.results import POLICY, RESULT, CellResult, unpack
 from finflow_sb3.benchmark.tasks import Failed, Files
-from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.errors import ArtefactError, StorageError
 from finflow_sb3.files import present, storing, sweep, whole_folder, write_whole
 
@@ -83,7 +82,7 @@ class Store:
         with whole_folder(self.folder(cell)) as new:
             for name, content in files.items():
                 _write(new, name, content)
-            (new / SETTINGS).write_text(plain_yaml(cell.settings), "utf-8")
+            (new / SETTINGS).write_text(cell_yaml(cell), "utf-8")
 
     def get(self, cell: Cell) -> CellResult:
         """The result of a cell.

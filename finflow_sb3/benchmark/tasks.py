@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.config import Settings
 from finflow_sb3.errors import FinflowError
@@ -139,8 +141,9 @@ def prices_key(settings: Settings) -> str:
 
 def table_key(table: PriceTable) -> str:
     """A hash of everything in a table that a cell may see."""
-    optional = [getattr(table, name) for name in ("open", "high", "low", "volume", "raw_close")]
-    return content_key(table.assets, table.dates, table.close, table.cash_rate, *optional)
+    named = {f.name: getattr(table, f.name) for f in dataclasses.fields(table)}
+    arrays = [named[name] for name in sorted(named) if isinstance(named[name], np.ndarray)]
+    return content_key(table.assets, [n for n in named if named[n] is not None], *arrays)
 
 
 def carried_by(settings: Settings) -> dict[str, Carried]:

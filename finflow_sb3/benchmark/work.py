@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finflow_sb3.allocator import keep_freed_memory
 from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.benchmark.pretrained import pretrained_for
 from finflow_sb3.benchmark.results import CellResult
+from finflow_sb3.benchmark.rewards import episode_rewards
 from finflow_sb3.benchmark.tasks import table_key
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
@@ -24,6 +23,7 @@ from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.files import present
 from finflow_sb3.opening import open_market
 from finflow_sb3.pipeline import finetune
+from finflow_sb3.plain_training import train_plain
 from finflow_sb3.results import Watch
 from finflow_sb3.training.trained import load_policy
 
@@ -63,14 +63,19 @@ def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResul
     if table_key(market.prices) != cell.prices:
         raise DataError(f"{market.prices.source}: has changed since this was started; start again")
     if policy is None:
-        curves = _rule(cell, market, watch)
+        curves = _rule(cell, market)
     else:
         env, span = cell.settings.env_kwargs, market.splits.test
         curves = [backtest(market, span, env, policy.act, cell.algo, lag) for lag in LAGS]
-    facts = {"env_steps": 0, "gradient_steps": 0, "offline_transitions": 0, "seconds": 0.0}
+    facts: dict[str, Any] = {
+        "env_steps": 0,
+        "gradient_steps": 0,
+        "offline_transitions": 0,
+        "seconds": 0.0,
+    }
     facts |= {} if trained is None else trained.facts
+    facts["episodes"] = _episodes(cell, curves, market)
     facts["seconds"] += time.perf_counter() - begun
-    facts["reward"] = _reward(curves[0], market)
     return CellResult(
         key=cell.key,
         algo=cell.algo,
@@ -94,8 +99,6 @@ def _train(cell: Cell, scratch: Path, watch: Watch) -> _Trained:
         begun = time.perf_counter()
         made = pretrained_for(cell, cell.pretrains, scratch, watch)
         return _Trained(made.folder, _as_taken(made.facts, begun))
-    from finflow_sb3.plain_training import train_plain
-
     plain = train_plain(settings, cell.algo, cell.arguments, watch=watch)
     return _Trained(plain.run, {"env_steps": plain.steps, "validation": plain.validation})
 
@@ -117,22 +120,25 @@ def _as_taken(facts: dict[str, Any], begun: float) -> dict[str, Any]:
     return {**facts, "seconds": facts["seconds"] - (time.perf_counter() - begun)}
 
 
-def _rule(cell: Cell, market: ObservedMarket, watch: Watch) -> list[Curve]:
-    env, span, rules = cell.settings.env_kwargs, market.splits.test, cell.settings.evaluation
-    return [baseline(cell.algo, market, span, env, rules, lag) for lag in LAGS]
-
-
-def _reward(curve: Curve, market: ObservedMarket) -> float:
-    """Sum of the default reward without penalties: log growth over equal weight's, in its σ."""
-    rows = np.searchsorted(market.prices.dates, curve.dates)
-    baseline = np.log1p(market.equal_weight[rows])
-    return float(np.sum(np.log1p(curve.returns) - baseline) / market.sigma)
+def _rule(cell: Cell, market: ObservedMarket) -> list[Curve]:
+    env, evaluation = cell.settings.env_kwargs, cell.settings.evaluation
+    span = market.splits.test
+    return [baseline(cell.algo, market, span, env, evaluation, lag) for lag in LAGS]
 
 
 def _measures(curves: list[Curve], market: ObservedMarket) -> dict[str, dict[str, float]]:
     span = market.splits.test
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
     return {f"lag_{c.execution_lag}": measures(c, cash) for c in curves}
+
+
+def _episodes(cell: Cell, curves: list[Curve], market: ObservedMarket) -> dict[str, list[float]]:
+    """By lag the total rewards of the test split's episodes, as RL benchmarks report them."""
+    env, span = cell.settings.env_kwargs, market.splits.test
+    return {
+        f"lag_{curve.execution_lag}": episode_rewards(curve, market, span, env).tolist()
+        for curve in curves
+    }
 
 
 def _policy_files(run: Path) -> dict[str, bytes]:

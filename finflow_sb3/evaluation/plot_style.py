@@ -82,6 +82,7 @@ LABELS = {
     "sixty_forty": "60/40",
     "index": "Index, cost-free",
     "cqsac": "CQSAC",
+    "cqsac_scratch": "CQSAC from scratch",
     "iql": "IQL",
     "td3bc": "TD3+BC",
     "sac": "SAC",

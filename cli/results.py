@@ -16,7 +16,7 @@ from rich.text import Text
 from finflow_sb3.cli.console import out, words
 from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.ranking import Ranking
-from finflow_sb3.evaluation.report_page import number
+from finflow_sb3.evaluation.report_numbers import number
 from finflow_sb3.pipeline import Collected, Evaluated, Finetuned, Pretrained
 from finflow_sb3.results import Backtested
 

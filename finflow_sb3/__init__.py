@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finflow_sb3.offline.formats import read_plain
     from finflow_sb3.offline.own_rules import Past
     from finflow_sb3.pipeline import collect, evaluate, finetune, pretrain, train
+    from finflow_sb3.plain_training import train_plain
     from finflow_sb3.plot_runs import plot_runs as plot
     from finflow_sb3.pretrain.plain import load_plain_policy
     from finflow_sb3.profiling import profile
@@ -65,6 +66,7 @@ __all__ = [
     "resume_pretraining",
     "take_snapshot",
     "train",
+    "train_plain",
     "walkforward",
 ]
 
@@ -97,6 +99,7 @@ _HOMES = {
     "take_snapshot": "runs.snapshot",
     "train": "pipeline",
     "walkforward": "walkforward",
+    "train_plain": "plain_training",
 }
 _OWN_NAMES = {"plot": "plot_runs"}
 """Public names that are called otherwise at home, where they would say too little."""

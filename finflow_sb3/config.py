@@ -18,6 +18,7 @@ from finflow_sb3.config_checks import check_settings, known_environment
 from finflow_sb3.config_evaluation import EvaluationSettings
 from finflow_sb3.config_fields import Checked, setting
 from finflow_sb3.config_policies import known_policy
+from finflow_sb3.config_trading import by_asset, group_limits, groups
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.messages import remedy, shown
 from finflow_sb3.zoo_values import schedule
@@ -97,10 +98,30 @@ class EnvSettings(Checked):
     drift_scale: float = setting(0.1, "κ of action_base drift", 0.001, 20.0)
     softmax_scale: float = setting(5.0, "κ of action_base none", 0.01, 20.0)
     fee: float = setting(0.001, "proportional fee on traded value (10 bps = 0.001)", 0.0, 0.2)
+    fees: dict[str, Any] = setting({}, "fee by asset, where it is not `fee`", form=by_asset(0, 0.2))
+    ticket: float = setting(0.0, "fixed fee in money for each asset traded", 0.0, 1e9)
+    minimum_fee: float = setting(0.0, "least proportional fee in money for each", 0.0, 1e9)
+    slippage: Literal["none", "linear", "square_root", "exponential"] = setting(
+        "none", "how the price moves against a trade, in the asset's daily volatility"
+    )
+    slippage_scale: float = setting(1.0, "volatilities that a day's whole volume costs", 0.0, 10.0)
+    impact: float = setting(0.0, "price concession at a day's whole volume, linear below", 0.0, 0.2)
+    liquidity_window: int = setting(21, "trailing days of volume and volatility for both", 2, 252)
+    capital: float | None = setting(None, "initial value in money", 1e-6, 1e15)
+    cash_rate: float | None = setting(
+        None, "annual interest on cash, where the prices have none", -0.5, 2.0
+    )
     execution_lag: int = setting(0, "0 trades at the close of the decision, 1 at the next", 0, 1)
     no_trade_band: float = setting(0.0, "changes of weight below it are left out", 0.0, 0.5)
     max_turnover: float | None = setting(None, "largest turnover a day", 0.0, 2.0)
-    max_position: float | None = setting(None, "largest weight that purchases reach", 0.0, 1.0)
+    max_position: float | dict[str, Any] | None = setting(
+        None, "largest weight that purchases reach, or by asset", 0.0, 1.0, by_asset(0.0, 1.0)
+    )
+    min_position: float | dict[str, Any] = setting(
+        0.0, "smallest weight of every asset, or by asset", 0.0, 1.0, by_asset(0.0, 1.0)
+    )
+    groups: dict[str, Any] = setting({}, "assets by group", form=groups)
+    group_limits: dict[str, Any] = setting({}, "[least, most] weight by group", form=group_limits)
     reward: Literal["log_return", "differential_sharpe"] = setting("log_return", "reward")
     reward_baseline: Literal["equal_weight", "none"] = setting(
         "equal_weight", "whose log return is subtracted"

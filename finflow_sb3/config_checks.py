@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finflow_sb3.config_policies import EXPERTS, check_policy_kwargs
+from finflow_sb3.config_trading import trading_faults
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.messages import remedy, shown
 
@@ -85,6 +86,8 @@ def check_settings(settings: Settings) -> None:
 
 def _faults(settings: Settings) -> Iterator[Fault]:
     yield from _market_faults(settings.market)
+    for names, reason in trading_faults(settings.env_kwargs):
+        yield tuple(f"env_kwargs.{name}" for name in names), reason
     yield from _policy_faults(settings)
     pretrained = max(settings.iql.n_quantiles, settings.td3bc.n_quantiles)
     yield from _cqsac_faults(settings.cqsac, pretrained)

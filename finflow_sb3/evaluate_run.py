@@ -9,6 +9,7 @@ from typing import Any
 from finflow_sb3.backtest_rules import LAGS, measured
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.evaluation.analysis import analyse
 from finflow_sb3.evaluation.backtest import backtest
 from finflow_sb3.evaluation.baselines import baselines, remarks
 from finflow_sb3.evaluation.break_even import BreakEven, break_even
@@ -78,6 +79,7 @@ def _report(
     notes: tuple[str, ...],
 ) -> ReportInput:
     prices, span = market.prices, market.splits.test
+    cash = prices.cash_rate[span.start + 1 : span.stop]
     return ReportInput(
         title=f"{label(policy.name)} on {prices.source}",
         run=str(folder.path),
@@ -93,10 +95,17 @@ def _report(
         baselines=tuple(others),
         settings=settings.as_dict(),
         command=folder.command(),
-        cash_rate=prices.cash_rate[span.start + 1 : span.stop],
+        cash_rate=cash,
         notes=notes,
-        extra={**_chosen(policy.facts), **dict(found.fact() for found in fees)},
+        extra=_chosen(policy.facts),
         pretraining=noted_ranking(folder),
+        analysis=analyse(
+            next(c for c in curves if c.execution_lag == 0),
+            [c for c in others if c.execution_lag == 0],
+            cash,
+            settings.evaluation,
+        ),
+        break_even=fees,
     )
 
 

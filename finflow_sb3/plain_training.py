@@ -17,7 +17,7 @@ from finflow_sb3.config_export import own_yaml
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.config_plain import PLAIN
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.errors import ArtefactError, ConfigError, DataError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.files import write_whole
@@ -141,6 +141,11 @@ def _arguments(
             f"{algo}.policy: {full['policy']} is for images or Dict observations, and portfolios "
             "have flat ones; use MlpPolicy"
         )
+    if "episode" in str(full.get("train_freq")) and full["n_envs"] > 1:
+        raise ConfigError(
+            f"{algo}.train_freq: whole episodes are counted in one environment, and n_envs is "
+            f"{full['n_envs']}; give a number of steps, or n_envs:1"
+        )
     if full["env_kwargs"]:
         raise ConfigError(f"{algo}.env_kwargs: those of portfolios are in the settings")
     return full
@@ -224,7 +229,7 @@ def _learn(model: Any, callback: PlainCallback, callbacks: list[Any], total: int
     with stop_on_signal() as callback.stop, suppress(EndOfTraining):
         try:
             model.learn(total, callback=callbacks, log_interval=None)
-        except ValueError:  # torch refuses distributions of weights that are not finite
+        except (DataError, ValueError):  # what the market and torch make of weights of NaN
             callback.require_finite()
             raise
         callback.finish()

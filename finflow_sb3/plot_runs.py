@@ -12,7 +12,7 @@ from finflow_sb3.errors import ConfigError, StorageError
 from finflow_sb3.evaluation.learning_page import learning_page
 from finflow_sb3.evaluation.learning_plots import PANELS, Course, learning_plots
 from finflow_sb3.evaluation.plot_style import png_bytes, stacked_png
-from finflow_sb3.evaluation.report_page import number
+from finflow_sb3.evaluation.report_numbers import number
 from finflow_sb3.evaluation.report_template import Row
 from finflow_sb3.files import write_whole
 from finflow_sb3.runs.folder import RunFolder

@@ -50,6 +50,7 @@ BOUNDED = st.sampled_from(
     [name for name, c in CHECKS.items() if not c.fixed and c.worse != "below"]
 )
 # Where a type and a range do not say all.
+by_asset = st.dictionaries(texts, st.floats(0.0, 0.2), max_size=3)
 FORMS: dict[str, st.SearchStrategy[Any]] = {
     "train_end": st.none() | dates,
     "validation_end": st.none() | dates,
@@ -62,7 +63,13 @@ FORMS: dict[str, st.SearchStrategy[Any]] = {
     "target_entropy": st.floats(-50.0, 50.0) | st.sampled_from(["auto", "seeded", "-3"]),
     "behaviours": st.lists(st.sampled_from(BEHAVIOURS), min_size=1, max_size=4).map(tuple),
     "baselines": st.lists(st.sampled_from(BASELINES), min_size=1, max_size=4).map(tuple),
+    "block": st.integers(1, 252) | st.just("auto"),
     "stress": st.dictionaries(texts, st.just(["2008-09-01", "2009-03-31"]), max_size=3),
+    "fees": by_asset,
+    "min_position": st.floats(0.0, 1.0) | by_asset,
+    "max_position": st.none() | st.floats(0.0, 1.0) | by_asset,
+    "groups": st.dictionaries(texts, st.lists(texts, min_size=1, max_size=1), max_size=1),
+    "group_limits": st.dictionaries(texts, st.just([0.0, 0.5]), max_size=1),
     "policy": st.sampled_from(["MultiExpertPolicy", "MlpPolicy"]),
     "policy_kwargs": SIZES | st.builds(lambda tree: {"optimizer_kwargs": {"a": tree}}, trees),
     "on_warning": st.dictionaries(st.sampled_from(list(CHECKS)), st.sampled_from(ACTIONS)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from pathlib import Path
 
@@ -55,6 +56,29 @@ def small_market(
 ) -> ObservedMarket:
     """An observed synthetic market of 600 days, with a cash rate of 1 bp a day."""
     prices = random_prices(n_assets, 600, seed, cash_rate=1e-4)
+    return observe(prices, MarketSettings(anchor_refit=63), env or EnvSettings())
+
+
+def partial_prices(
+    starts: dict[int, int] | None = None,
+    ends: dict[int, int] | None = None,
+    n_assets: int = 6,
+    seed: int = 0,
+) -> PriceTable:
+    """`random_prices` of 600 days whose assets have their first or last price on these rows."""
+    whole = random_prices(n_assets, 600, seed, cash_rate=1e-4)
+    listed = np.ones(whole.close.shape, dtype=np.bool_)
+    for asset, row in (starts or {}).items():
+        listed[:row, asset] = False
+    for asset, row in (ends or {}).items():
+        listed[row + 1 :, asset] = False
+    return dataclasses.replace(whole, listed=listed)
+
+
+@lru_cache(maxsize=32)
+def partial_market(env: EnvSettings | None = None) -> ObservedMarket:
+    """Of 6 assets, two start later and two end: one in training, one of them between refits."""
+    prices = partial_prices(starts={1: 60, 4: 150}, ends={2: 330, 5: 480})
     return observe(prices, MarketSettings(anchor_refit=63), env or EnvSettings())
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from markets import batch_of, olps_market, random_actions, small_market, whole_span
 
 from finflow_sb3.config import EnvSettings
-from finflow_sb3.envs.accounting import constrain, grow, move_towards, solve_mu, trade
+from finflow_sb3.envs.accounting import grow, move_towards, solve_mu, trade
 from finflow_sb3.envs.batch import PortfolioBatch
+from finflow_sb3.envs.constraints import Limits, constrain
 from finflow_sb3.envs.rows import row_sums
 from finflow_sb3.market.splits import Span
 
@@ -249,20 +250,20 @@ def test_growth_by_hand() -> None:
 )
 def test_constraints_by_hand(limits: dict[str, float], expected: list[float]) -> None:
     held, target = np.array([[0.2, 0.2, 0.6]]), np.array([[0.5, 0.1, 0.4]])
-    np.testing.assert_allclose(constrain(held, target, **limits)[0], expected, atol=1e-15)
+    np.testing.assert_allclose(constrain(held, target, Limits(**limits))[0], expected, atol=1e-15)
 
 
 def test_cap_binds_purchases_only() -> None:
     """What has drifted above the cap may stay, and may be sold, but is not bought."""
     held = np.array([[0.5, 0.1, 0.4]])
-    more = constrain(held, np.array([[0.6, 0.2, 0.2]]), max_position=0.3)
+    more = constrain(held, np.array([[0.6, 0.2, 0.2]]), Limits(max_position=0.3))
     np.testing.assert_allclose(more[0], [0.5, 0.2, 0.3], atol=1e-15)
 
 
 def test_all_changed_targets_zero_goes_to_cash() -> None:
     """A is sold outright, the other changes are too small: the proceeds have only cash."""
     held, target = np.array([[0.1, 0.45, 0.45]]), np.array([[0.0, 0.5, 0.5]])
-    done = constrain(held, target, no_trade_band=0.06)
+    done = constrain(held, target, Limits(no_trade_band=0.06))
     np.testing.assert_allclose(done[0], [0.0, 0.45, 0.55], atol=1e-15)
 
 
@@ -352,7 +353,7 @@ def test_constraints_keep_budget_and_limits(
 ) -> None:
     held, goal = simplex_rows(seed, 16, 6, sparse), simplex_rows(seed + 1, 16, 6)
     goal = move_towards(held, goal, rate)
-    done = constrain(held, goal, band, limit, cap)
+    done = constrain(held, goal, Limits(band, limit, cap))
     check_budget(done)
     if limit is not None:
         assert np.all(np.abs(done - held)[:, :-1].sum(axis=1) <= limit + 1e-12)

@@ -75,7 +75,7 @@ def test_made_by_id() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"fees": 0.1}, "unknown environment setting 'fees'; did you mean 'fee'"),
+        ({"feee": 0.1}, "unknown environment setting 'feee'; did you mean 'fee'"),
         ({"split": "tests"}, "split: 'tests' is not one of train, validation, test, all"),
         ({"fee": -1.0}, "fee: -1.0 is out of range"),
         ({"action_base": "drift"}, "action_base: the market was observed with 'anchors'"),

@@ -30,7 +30,7 @@ LAYERS = (
     ("config_fields", "config_forms"),
     ("network_sizes",),
     ("config_callbacks", "config_evaluation", "config_policies"),
-    ("config", "config_checks"),
+    ("config", "config_checks", "config_trading"),
     ("config_documents", "config_keys", "config_layers", "config_plain"),
     ("config_files",),
     ("config_arguments", "config_export", "config_validate"),

@@ -16,15 +16,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.envs.rows import row_sums
 
-__all__ = [
-    "Trade",
-    "constrain",
-    "grow",
-    "move_towards",
-    "sell_untradable",
-    "solve_mu",
-    "trade",
-]
+__all__ = ["Trade", "grow", "move_towards", "solve_mu", "trade"]
 
 Float = NDArray[np.float64]
 
@@ -128,58 +120,3 @@ def move_towards(held: Float, target: Float, rate: float) -> Float:
     moved *= rate
     moved += held
     return moved
-
-
-def constrain(
-    held: Float,
-    target: Float,
-    no_trade_band: float = 0.0,
-    max_turnover: float | None = None,
-    max_position: float | None = None,
-) -> Float:
-    """The trade that the constraints let through, in this order.
-
-    1. `no_trade_band`: changes smaller than the band are left out; the changed weights are
-       scaled so that the total is one again (what they cannot take goes to cash).
-    2. `max_turnover`: the whole trade is scaled down to Σ_risky |w_i − w⁻_i| ≤ max_turnover.
-    3. `max_position`: purchases stop at the cap, w_i ≤ max(cap, w⁻_i); what is over stays in
-       cash, so that the turnover limit still holds.
-    """
-    if no_trade_band > 0.0:
-        target = _leave_out_small(held, target, no_trade_band)
-    if max_turnover is not None:
-        moved = row_sums(np.abs(target[:, :-1] - held[:, :-1]))
-        scale = np.minimum(1.0, max_turnover / np.maximum(moved, 1e-300))
-        target = held + scale[:, None] * (target - held)
-    if max_position is not None:
-        risky = np.minimum(target[:, :-1], np.maximum(max_position, held[:, :-1]))
-        target = _with_rest_in_cash(risky)
-    return target
-
-
-def sell_untradable(target: Float, tradable: NDArray[np.bool_]) -> Float:
-    """Weights to trade to, with all of what is not tradable [B, n] in cash; no limit binds that."""
-    gone = ~tradable & (target[:, :-1] != 0.0)
-    rows = np.flatnonzero(gone.any(axis=1))
-    if len(rows):
-        target = target.copy()
-        target[rows] = _with_rest_in_cash(np.where(gone[rows], 0.0, target[rows, :-1]))
-    return target
-
-
-def _leave_out_small(held: Float, target: Float, band: float) -> Float:
-    changed = np.abs(target - held) >= band
-    kept = np.where(changed, 0.0, held)
-    free = np.maximum(0.0, 1.0 - row_sums(kept))
-    wanted = row_sums(np.where(changed, target, 0.0))
-    scale = np.where(wanted > 0.0, free / np.where(wanted > 0.0, wanted, 1.0), 0.0)
-    out = np.where(changed, target * scale[:, None], held)
-    some = np.any(changed, axis=1, keepdims=True)
-    stuck = some[:, 0] & (wanted <= 0.0)
-    out[stuck] = _with_rest_in_cash(out[stuck, :-1])
-    return np.where(some, out, held)
-
-
-def _with_rest_in_cash(risky: Float) -> Float:
-    rest = np.maximum(0.0, 1.0 - row_sums(risky))
-    return np.concatenate([risky, rest[:, None]], axis=1)

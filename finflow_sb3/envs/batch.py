@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs import accounting, rewards, simplex
+from finflow_sb3.envs.constraints import Limits, constrain, sell_untradable
+from finflow_sb3.envs.costs import PARTS, Costs
 from finflow_sb3.envs.infos import StepRecord
 from finflow_sb3.envs.measures import episode_measures
 from finflow_sb3.envs.observations import ObservedMarket
@@ -83,7 +85,10 @@ class PortfolioBatch:
     Raises
     ------
     DataError
-        If the span leaves the usable rows: before them there are no anchors yet.
+        If the span leaves the usable rows: before them there are no anchors yet; or if costs
+        need a volume that the prices do not have.
+    ConfigError
+        If costs or limits contradict each other in this universe.
     """
 
     def __init__(
@@ -99,6 +104,8 @@ class PortfolioBatch:
         self.market, self.span, self.settings = market, span, settings
         self.n_envs, self.evaluation = n_envs, evaluation
         self.trade_rate = default_trade_rate(settings)
+        self.limits = Limits.of(settings, market.prices.assets)
+        self.costs = Costs.of(settings, market.prices, span)
         self.episode_length = len(span) - 1
         if not evaluation:
             self.episode_length = min(settings.episode_length, self.episode_length)
@@ -126,6 +133,7 @@ class PortfolioBatch:
         self.net_returns = np.zeros((b, self.episode_length))
         self.value, self.peak = np.ones(b), np.ones(b)
         self.turnover, self.cost = np.zeros(b), np.zeros(b)
+        self._parts: Float | None = None
         self.total_turnover, self.total_cost = np.zeros(b), np.zeros(b)
         self.total_reward = np.zeros(b)
         self.first_moment = np.full(b, self.market.moments[0])
@@ -148,6 +156,8 @@ class PortfolioBatch:
         self.value[index] = self.peak[index] = 1.0
         for zero in ("steps", "gates", "turnover", "cost"):
             getattr(self, zero)[index] = 0
+        if self._parts is not None:
+            self._parts[:, index] = 0.0
         for total in ("total_turnover", "total_cost", "total_reward"):
             getattr(self, total)[index] = 0.0
         self.first_moment[index], self.second_moment[index] = self.market.moments
@@ -276,19 +286,26 @@ class PortfolioBatch:
             target, self.pending = self.pending, target.copy()
             now = np.zeros(self.n_envs, dtype=bool) if idle is None else idle
             idle, self.idle = self.idle, now
-        s = self.settings
         if idle is not None:
             target = np.where(idle[:, None], self.held, target)
         elif self.trade_rate == 1.0:
             # What is held is not the caller's array: it may change, or be one row for all.
             target = np.broadcast_to(target, self.held.shape).copy()
         target = accounting.move_towards(self.held, target, self.trade_rate)
-        target = accounting.constrain(
-            self.held, target, s.no_trade_band, s.max_turnover, s.max_position
-        )
+        target = constrain(self.held, target, self.limits)
         if self.market.tradable is not None:
-            target = accounting.sell_untradable(target, self.market.tradable[self.row])
-        return accounting.trade(self.held, target, s.fee)
+            target = sell_untradable(target, self.market.tradable[self.row])
+        done, parts = self.costs.trade(self.held, target, self.value, self.row)
+        self._parts = None if parts is None else parts * self.value
+        return done
+
+    @property
+    def cost_parts(self) -> dict[str, Float]:
+        """What `cost` of the last step is the sum of, each of shape [B]: see `costs.PARTS`."""
+        if self._parts is not None:
+            return {name: part.copy() for name, part in zip(PARTS, self._parts, strict=True)}
+        parts = {name: np.zeros(self.n_envs) for name in PARTS}
+        return {**parts, "fee": self.cost.copy()}
 
     def _reward(self, net_growth: Float) -> Float:
         """The reward of the day that ends at the present row; moves the reward's moments."""
@@ -402,6 +419,7 @@ class PortfolioBatch:
     def restore(self, arrays: dict[str, NDArray[Any]], states: list[dict[str, Any]]) -> None:
         for name in STATE:
             setattr(self, name, np.array(arrays[name]))
+        self._parts = None  # of the last step, which is not part of the state
         for rng, state in zip(self.rngs, states, strict=True):
             rng.bit_generator.state = state
 

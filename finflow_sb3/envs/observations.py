@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings, MarketSettings
 from finflow_sb3.envs.accounting import grow, trade
-from finflow_sb3.errors import ArtefactError
+from finflow_sb3.envs.costs import proportional_fee
+from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.market.anchors import Anchors, fit_anchors
 from finflow_sb3.market.features import WARMUP, FeatureTable, compute_features
 from finflow_sb3.market.layout import ObservationLayout
@@ -25,6 +27,7 @@ __all__ = ["ObservedMarket", "Scaler", "observe", "observe_source"]
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 CLIP = 5.0
+TRADING_DAYS = 252
 
 
 @dataclass(frozen=True)
@@ -133,14 +136,17 @@ def observe(
     ------
     DataError
         If there are too few rows for the longest window or for the splits.
+    ConfigError
+        If `cash_rate` is set and the prices have a rate of their own.
     """
     market = market or MarketSettings()
     env = env or EnvSettings()
+    prices = with_interest(prices, env.cash_rate)
     anchors = anchors or fit_anchors(prices, market, on_progress)
     first = max(WARMUP, anchors.first_row)
     splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
     returns = np.concatenate([prices.returns(), prices.cash_rate[:, None]], axis=1)
-    record, paper = anchor_record(returns, anchors, env.fee)
+    record, paper = anchor_record(returns, anchors, proportional_fee(env, prices.assets))
     tradable = tradable_days(prices.listed, WARMUP)
     blocks = _blocks(compute_features(prices), record, tradable)
     if scaler is None:
@@ -174,6 +180,25 @@ def _average(returns: Float, prices: PriceTable) -> Float:
     return np.asarray(returns.sum(axis=1) / np.maximum(prices.earning().sum(axis=1), 1))
 
 
+def with_interest(prices: PriceTable, annual: float | None) -> PriceTable:
+    """The prices with cash that earns `annual` / 252 a day; unchanged where it is None.
+
+    Raises
+    ------
+    ConfigError
+        If they have another rate already.
+    """
+    if annual is None:
+        return prices
+    rate = np.full(len(prices), annual / TRADING_DAYS)
+    if prices.cash_rate.any() and not np.array_equal(prices.cash_rate, rate):
+        raise ConfigError(
+            f"cash_rate: {prices.source} has a cash rate of its own; leave the setting out, or "
+            "that column"
+        )
+    return dataclasses.replace(prices, cash_rate=rate)
+
+
 @lru_cache(maxsize=4)
 def observe_source(source: str, market: MarketSettings, env: EnvSettings) -> ObservedMarket:
     """`observe` for a named source, remembered: environments of one market share it."""
@@ -196,8 +221,13 @@ def make_layout(prices: PriceTable, anchors: Anchors, env: EnvSettings) -> Obser
     )
 
 
-def anchor_record(returns: Float, anchors: Anchors, fee: float) -> tuple[Float, Float]:
-    """How each anchor has done, as a paper portfolio that trades on refit days, net of costs.
+def anchor_record(returns: Float, anchors: Anchors, fee: Float | float) -> tuple[Float, Float]:
+    """How each anchor has done, as a paper portfolio that trades on refit days, net of fees.
+
+    Parameters
+    ----------
+    fee : proportional, one number or shape [n]; a paper portfolio has no size, so that fixed
+        fees, slippage and impact do not concern it
 
     Returns
     -------

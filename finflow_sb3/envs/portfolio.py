@@ -32,9 +32,26 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     -----------
     At the close of day t the agent sees features of every asset, five classical allocations
     (anchors) with their record, and its own drifted weights. Its action becomes target
-    weights; a share `trade_rate` of the way there is traded, each traded unit of value costs
-    `fee`, and the returns up to the close of t+1 are earned. Row t of everything that is seen
-    is computed from prices at or before t.
+    weights; a share `trade_rate` of the way there is traded as far as the limits let it, each
+    traded unit of value costs `fee`, and the returns up to the close of t+1 are earned. Row t of
+    everything that is seen is computed from prices at or before t.
+
+    Costs and limits
+    ----------------
+    ==================================  ====================================================
+    setting                             what it does
+    ==================================  ====================================================
+    `fee`, `fees`                       proportional, of all assets and by asset
+    `ticket`, `minimum_fee`             money for each asset traded; least fee for each
+    `slippage`, `slippage_scale`        by the trade's share of daily volume and volatility
+    `impact`                            linear in the share of daily volume
+    `liquidity_window`                  trailing days of volume and volatility
+    `capital`                           initial value in money, which all but `fee` need
+    `cash_rate`                         annual interest on cash
+    `no_trade_band`, `max_turnover`     small changes left out; largest trade
+    `max_position`, `min_position`      by asset or one number; see `constraints.constrain`
+    `groups`, `group_limits`            assets by group, and [least, most] of each
+    ==================================  ====================================================
 
     Action space
     ------------
@@ -199,6 +216,8 @@ def _observed_part(env: EnvSettings) -> EnvSettings:
     return EnvSettings(
         action_base=env.action_base,
         fee=env.fee,
+        fees=env.fees,
+        cash_rate=env.cash_rate,
         execution_lag=env.execution_lag,
         reward=env.reward,
         reward_baseline=env.reward_baseline,

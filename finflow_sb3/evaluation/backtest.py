@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.batch import PortfolioBatch
+from finflow_sb3.envs.costs import PARTS
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.market.splits import Span
@@ -106,6 +107,7 @@ class _Record:
         self.weights: list[Float] = []
         self.turnover: list[Float] = []
         self.cost: list[Float] = []
+        self.cost_parts: list[Float] = []
         self.gates: list[Float] = []
 
     def take(self) -> None:
@@ -114,11 +116,13 @@ class _Record:
         self.weights.append(batch.weights)
         self.turnover.append(batch.turnover)
         self.cost.append(batch.cost)
+        self.cost_parts.append(np.stack(list(batch.cost_parts.values())))
         self.gates.append(batch.gates)
 
     def curves(self, names: list[str], env: EnvSettings, with_gates: bool) -> list[Curve]:
         market, rows = self.batch.market, np.array(self.rows)
         weights, turnover = np.stack(self.weights, axis=1), np.stack(self.turnover, axis=1)
+        parts = np.stack(self.cost_parts, axis=-1)
         cost, gates = np.stack(self.cost, axis=1), np.stack(self.gates, axis=1)
         return [
             Curve(
@@ -129,6 +133,7 @@ class _Record:
                 weights=weights[i],
                 turnover=turnover[i],
                 cost=cost[i],
+                cost_parts=dict(zip(PARTS, parts[:, i], strict=True)),
                 gates=gates[i] if with_gates else None,
                 assets=market.prices.assets,
                 anchors=market.anchors.names if with_gates else (),

@@ -132,7 +132,8 @@ def next_fees(known: Mapping[float, float], thirds: bool = False) -> list[float]
         return []
     if thirds:
         return [low + width / 3, high - width / 3]
-    step = max(width / 50, 0.4 * TOLERANCE)
+    # What a straight line misses by falls with the square of the bracket's width.
+    step = max(width * width, 0.4 * TOLERANCE)
     guess = _crossing(known, low, high)
     return sorted(
         {float(np.clip(x, low + step / 4, high - step / 4)) for x in (guess - step, guess + step)}

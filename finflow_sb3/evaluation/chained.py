@@ -101,4 +101,7 @@ def joined(curves: Sequence[Curve]) -> Curve:
         for field in dataclasses.fields(Curve)
         if isinstance(getattr(first, field.name), np.ndarray)
     }
+    arrays["cost_parts"] = {
+        name: np.concatenate([c.cost_parts[name] for c in curves]) for name in first.cost_parts
+    }
     return dataclasses.replace(first, **arrays)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class Curve:
     weights : shape [D, n+1], as held after the day's trade and before drift, cash last
     turnover : shape [D], traded value over value before the trade (buys plus sells)
     cost : shape [D], costs paid, in units of the initial value
+    cost_parts : what `cost` is the sum of, by name (fee, ticket, slippage, impact), shape [D]
+        each; empty where it is not known
     gates : shape [D, K], how much each anchor was listened to, or None
     assets : n names (cash is not among them)
     anchors : K names of the gates' columns
@@ -49,6 +52,7 @@ class Curve:
     fee: float = 0.0
     execution_lag: int = 0
     note: str = ""
+    cost_parts: Mapping[str, Float] = field(default_factory=dict)
 
     @property
     def value(self) -> Float:

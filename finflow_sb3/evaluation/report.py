@@ -1,11 +1,9 @@
-"""The report of a backtest: one self-contained page, its numbers and its pictures."""
+"""The report of a backtest: a self-contained fact sheet, its numbers and its pictures."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,24 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from finflow_sb3.config_evaluation import EvaluationSettings
 from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation import plots
 from finflow_sb3.evaluation.allocators import ALLOCATORS
+from finflow_sb3.evaluation.analysis import Analysis, analyse
+from finflow_sb3.evaluation.break_even import BreakEven
 from finflow_sb3.evaluation.curve import Curve
-from finflow_sb3.evaluation.metrics import SharpeDifference, measures, sharpe_difference
-from finflow_sb3.evaluation.plot_style import label, png_bytes
+from finflow_sb3.evaluation.metrics import SharpeDifference, measures
+from finflow_sb3.evaluation.plot_style import png_bytes
 from finflow_sb3.evaluation.ranking import Ranking
-from finflow_sb3.evaluation.report_page import number, render
-from finflow_sb3.evaluation.report_template import picture
+from finflow_sb3.evaluation.report_charts import ROLLING
+from finflow_sb3.evaluation.report_json import metrics_json
+from finflow_sb3.evaluation.report_page import render
 from finflow_sb3.files import write_whole
 
-__all__ = ["ReportInput", "ReportMarket", "ReportPaths", "Verdict", "write_report"]
+__all__ = ["Found", "ReportInput", "ReportMarket", "ReportPaths", "Verdict", "write_report"]
 
-WIDE, NARROW = 10.0, 4.6
-ROLLING = 126
-SAME = 0.05
+WIDE = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ class ReportInput:
     notes : remarks, one sentence each
     extra : further facts, name → value
     pretraining : its best epochs, judged without a market; None where they were not
+    analysis : the policy's at lag 0 beside the baselines of that lag; None makes it with the
+        default `EvaluationSettings`
+    break_even : fees at which the policy's edge is gone, by lag and measure
     """
 
     title: str
@@ -77,6 +80,8 @@ class ReportInput:
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     pretraining: Ranking | None = None
+    analysis: Analysis | None = None
+    break_even: tuple[BreakEven, ...] = ()
 
     def __post_init__(self) -> None:
         lags = [c.execution_lag for c in self.policy]
@@ -111,11 +116,31 @@ class ReportInput:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the policy did against equal weight on the test split, net of costs, at lag 0."""
+    """How the policy did against equal weight on the test split, net of costs, at lag 0.
+
+    ``outcome`` is "better", "worse" or "cannot be told".
+    """
 
     headline: str
     sentence: str
     sharpe: SharpeDifference
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found out about the curves of a report.
+
+    Attributes
+    ----------
+    measures : of each curve, by its name and execution lag
+    analysis : of the policy at lag 0
+    verdict : that of the analysis, with the difference that it rests on
+    """
+
+    measures: Mapping[tuple[str, int], Mapping[str, float]]
+    analysis: Analysis
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -131,7 +156,8 @@ class ReportPaths:
 def write_report(report: ReportInput, folder: Path) -> ReportPaths:
     """Write ``index.html``, ``metrics.json`` and the pictures into `folder`.
 
-    The page needs no network and no other file. All of it is made before any of it is written,
+    The page needs no network and no other file; its charts need JavaScript, its tables do not. All
+    of it is made before any of it is written,
     each file is written whole, and the same input gives the same bytes.
 
     Raises
@@ -141,146 +167,49 @@ def write_report(report: ReportInput, folder: Path) -> ReportPaths:
     DataError
         If a curve has no days or holds a return that is not a number.
     """
+    found = _find(report)
+    files = {f"{name}.png": png_bytes(figure) for name, figure in _pictures(report).items()}
+    files["metrics.json"] = metrics_json(report, found)
+    files["index.html"] = render(report, found).encode()
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    pictures = tuple(folder / name for name in files if name.endswith(".png"))
+    return ReportPaths(folder / "index.html", folder / "metrics.json", pictures, found.verdict)
+
+
+def _find(report: ReportInput) -> Found:
     found = {
         (c.name, c.execution_lag): measures(c, report.cash_rate)
         for c in (*report.policy, *report.baselines)
     }
-    verdict = _verdict(report)
-    files: dict[str, bytes] = {}
-    shown = []
-    for name, (wide, narrow, caption) in _pictures(report).items():
-        files[f"{name}.png"] = png_bytes(wide)
-        shown.append(picture(files[f"{name}.png"], png_bytes(narrow), caption))
-    files["metrics.json"] = _json(report, found, verdict)
-    files["index.html"] = render(report, found, verdict, shown).encode()
-    for name, data in files.items():
-        write_whole(folder / name, data)
-    pictures = tuple(folder / name for name in files if name.endswith(".png"))
-    return ReportPaths(folder / "index.html", folder / "metrics.json", pictures, verdict)
-
-
-def _verdict(report: ReportInput) -> Verdict:
-    policy, *others = report.at_lag(0)
-    equal = next(c for c in others if c.name == "equal_weight")
-    rate = 0.0 if report.cash_rate is None else report.cash_rate
-    sharpe = sharpe_difference(policy.returns - rate, equal.returns - rate)
-    ours, theirs = (measures(c, report.cash_rate)["sharpe"] for c in (policy, equal))
-    headline, judgement = _judgement(sharpe)
-    sentence = (
-        f"Net of costs on the test split, {policy.dates[0]} to {policy.dates[-1]}, "
-        f"{label(policy.name)} had a "
-        f"Sharpe ratio of {number(ours, 'ratio')} against {number(theirs, 'ratio')} for equal "
-        f"weight: {judgement}."
+    analysis = report.analysis
+    if analysis is None:
+        policy, *others = report.at_lag(0)
+        analysis = analyse(policy, others, report.cash_rate, EvaluationSettings())
+    gap = analysis.intervals[0].difference
+    if gap is None:
+        raise DataError("report: the analysis begins with equal_weight; analyse the policy")
+    sharpe = SharpeDifference(
+        gap.value, gap.low, gap.high, gap.level, analysis.block, analysis.draws
     )
-    return Verdict(headline, sentence, sharpe)
+    said = analysis.verdict
+    verdict = Verdict(said.headline, said.sentence, sharpe, said.outcome)
+    return Found(found, analysis, verdict)
 
 
-def _judgement(found: SharpeDifference) -> tuple[str, str]:
-    """A headline, and the end of the sentence that says how sure it is."""
-    if math.isnan(found.difference):
-        return "Cannot be compared", "a ratio is undefined, so the two cannot be compared"
-    much = number(abs(found.difference), "ratio")
-    close = abs(found.difference) < SAME
-    side = "higher" if found.difference > 0 else "lower"
-    ahead = "about the same" if close else f"{side} by {much}"
-    if math.isnan(found.low):
-        return (
-            "Too few days to tell",
-            f"{ahead}, but over so few days whether it is better cannot be told",
-        )
-    interval = (
-        f"{found.level} % interval of the difference {number(found.low, 'ratio')} to "
-        f"{number(found.high, 'ratio')}"
-    )
-    if found.low > 0 or found.high < 0:
-        word = "Better" if found.difference > 0 else "Worse"
-        return (
-            f"{word} than equal weight",
-            f"{side} by {much}, more than chance explains ({interval})",
-        )
-    unsure = f"which of the two is better cannot be told from these days ({interval})"
-    if close:
-        return "About the same as equal weight", f"about the same; {unsure}"
-    word = "Ahead of" if found.difference > 0 else "Behind"
-    return f"{word} equal weight, but it cannot be told from chance", f"{ahead}, but {unsure}"
-
-
-def _pictures(report: ReportInput) -> dict[str, tuple[Figure, Figure, str]]:
+def _pictures(report: ReportInput) -> dict[str, Figure]:
+    """Pictures beside the page, for other documents and for readers without scripts."""
     # A dozen allocators more would hide the lines; they have their rows in the table.
     curves = [c for c in report.at_lag(0) if c.name not in ALLOCATORS]
     policy = curves[0]
     few = [policy] + [c for c in curves[1:] if not c.name.startswith("anchor: ")]
-    name = label(policy.name)
     out = {
-        "equity": (
-            *(plots.equity_plot(curves, w) for w in (WIDE, NARROW)),
-            "Value of 1 invested on the first day. Equal steps upwards are equal gains in percent.",
-        ),
-        "drawdown": (
-            *(plots.drawdown_plot(few, w) for w in (WIDE, NARROW)),
-            f"How far below its earlier high each portfolio stood; shaded for {name}.",
-        ),
+        "equity": plots.equity_plot(curves, WIDE),
+        "drawdown": plots.drawdown_plot(few, WIDE),
     }
     if len(policy) > ROLLING:
-        out["rolling_sharpe"] = (
-            *(plots.rolling_sharpe_plot(few, w, ROLLING) for w in (WIDE, NARROW)),
-            "Return for risk over the last half year, day by day. Above 0, it paid to be invested.",
-        )
-    out["weights"] = (
-        *(plots.weights_plot(policy, w) for w in (WIDE, NARROW)),
-        f"What {name} held after each day's trade; the figure beside a name is its average.",
-    )
+        out["rolling_sharpe"] = plots.rolling_sharpe_plot(few, WIDE, ROLLING)
+    out["weights"] = plots.weights_plot(policy, WIDE)
     if policy.gates is not None:
-        out["gates"] = (
-            *(plots.gates_plot(policy, w) for w in (WIDE, NARROW)),
-            "How the classical allocations that the policy leans on were mixed.",
-        )
-    return out  # type: ignore[return-value]
-
-
-def _json(
-    report: ReportInput,
-    found: Mapping[tuple[str, int], Mapping[str, float]],
-    verdict: Verdict,
-) -> bytes:
-    curves = [
-        {
-            "name": c.name,
-            "role": "policy" if any(c is p for p in report.policy) else "baseline",
-            "execution_lag": c.execution_lag,
-            "fee": c.fee,
-            "first": str(c.dates[0]),
-            "last": str(c.dates[-1]),
-            "days": len(c),
-            "measures": found[c.name, c.execution_lag],
-        }
-        for c in (*report.policy, *report.baselines)
-    ]
-    content = {
-        "title": report.title,
-        "run": report.run,
-        "command": report.command,
-        "market": asdict(report.market),
-        "splits": report.splits,
-        "verdict": asdict(verdict),
-        "curves": curves,
-        "notes": report.notes,
-        "extra": report.extra,
-        "pretraining": None if report.pretraining is None else report.pretraining.as_dict(),
-        "settings": report.settings,
-    }
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it; null where a measure is undefined."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+        out["gates"] = plots.gates_plot(policy, WIDE)
+    return out

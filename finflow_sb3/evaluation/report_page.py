@@ -1,111 +1,199 @@
-"""The report as a page: which figures stand where, and how they are written."""
+"""The fact sheet as a page: which figures and charts stand where."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finflow_sb3.evaluation import report_charts as charts
+from finflow_sb3.evaluation import report_statistics as statistics
 from finflow_sb3.evaluation import report_template as template
+from finflow_sb3.evaluation.charts import STEP, Chart, days
 from finflow_sb3.evaluation.plot_style import label
+from finflow_sb3.evaluation.report_costs import costs
+from finflow_sb3.evaluation.report_numbers import COLUMNS, number
+from finflow_sb3.evaluation.report_risk import risk
+from finflow_sb3.evaluation.report_template import Section
 
 if TYPE_CHECKING:
-    from finflow_sb3.evaluation.report import ReportInput, Verdict
+    from finflow_sb3.evaluation.report import Found, ReportInput
 
-__all__ = ["number", "render"]
+__all__ = ["render"]
 
-# Measure → name of its column, format, meaning.
-COLUMNS: dict[str, tuple[str, str, str]] = {
-    "total_return": ("Total return", "percent", "growth over the whole period"),
-    "annual_return": ("Annual return", "percent", "geometric mean growth a year"),
-    "volatility": ("Volatility", "percent", "standard deviation of daily returns, a year"),
-    "sharpe": ("Sharpe", "ratio", "mean return above cash over its standard deviation, a year"),
-    "sortino": ("Sortino", "ratio", "mean return above cash over the downside deviation, a year"),
-    "calmar": ("Calmar", "ratio", "annual return over the largest drawdown"),
-    "max_drawdown": ("Max draw\u00addown", "percent", "largest loss from an earlier high"),
-    "var_95": ("VaR 5\u00a0%", "fine", "daily return undercut on one day in twenty"),
-    "cvar_95": ("CVaR 5\u00a0%", "fine", "mean of the worst twentieth of days"),
-    "downside_deviation": ("Downside dev.", "percent", "volatility of returns below cash, a year"),
-    "turnover": ("Turn\u00adover", "times", "purchases plus sales over value, a year"),
-    "cost": ("Costs paid", "plain", "sum, for an initial value of 1"),
-    "cost_drag": ("Cost drag", "fine", "costs over value, a year"),
-    "win_rate": ("Win rate", "percent", "share of days with a gain"),
-    "profit_factor": ("Profit factor", "ratio", "sum of the gains over sum of the losses"),
-}
+DRAWING = files("finflow_sb3.evaluation").joinpath("page.js").read_text(encoding="utf-8")
+ROLES = ("growth", "rolling", "holdings", "costs", "risk", "certainty")
 
 
-def render(
-    report: ReportInput,
-    found: Mapping[tuple[str, int], Mapping[str, float]],
-    verdict: Verdict,
-    pictures: list[str],
-) -> str:
+def render(report: ReportInput, found: Found) -> str:
+    """The whole page.
+
+    The same input gives the same text: ids of charts are fixed, and no date of today is in it.
+    """
+    from plotly.offline import get_plotlyjs
+
+    library = get_plotlyjs()
     policy = report.at_lag(0)[0]
-    market = report.market
-    warning = ""
-    if market.survivorship is not None:
-        warning = f'<p class="warn"><b>Mind the universe.</b> {escape(market.survivorship)}</p>'
+    drawn = _charts(report, found)
+    shown = _sections(report, found, drawn)
+    every = [chart.as_dict() for role in ROLES for chart in drawn[role]]
     return template.PAGE.substitute(
+        scripts=" ".join(_fingerprint(script) for script in (library, DRAWING)),
         title=escape(report.title),
         subtitle=escape(
-            f"{report.run} · {market.source}, {len(market.assets)} assets · test split "
-            f"{policy.dates[0]} to {policy.dates[-1]}"
+            f"{report.run} · {report.market.source}, {len(report.market.assets)} assets · test "
+            f"split {policy.dates[0]} to {policy.dates[-1]}"
         ),
-        headline=escape(verdict.headline),
-        verdict=escape(verdict.sentence),
-        warning=warning,
-        tiles=_tiles(report, found),
-        table_note=escape(
-            "All figures after costs. Lag 0 trades at the close of the decision, lag 1 at the next."
-        ),
-        table=_table(report, found),
-        definitions=template.definitions(
-            {column.replace("\u00ad", ""): meaning for column, _, meaning in COLUMNS.values()}
-        ),
-        pictures="\n".join(pictures),
-        splits=_splits(report),
-        pretraining=_pretraining(report),
-        facts=template.pairs_table(_facts(report)),
-        notes=template.notes_list(report.notes),
-        settings=template.settings_block(report.settings),
-        command=escape(report.command),
+        contents=template.contents(shown),
+        sections=template.sections_html(shown),
         footer=escape(
-            f"The interval is a paired stationary bootstrap ({verdict.sharpe.draws:,} draws, "
-            f"blocks of {verdict.sharpe.block} days on average). "
-            "A dash stands where a measure is undefined. "
+            "A dash stands where a measure is undefined. Charts hold every day of value and "
+            f"drawdown and one day in {STEP} of everything else, in single precision; all figures "
+            "are in metrics.json beside this page. "
             "A backtest shows what rules would have earned in the past; it is no forecast."
         ),
+        library=library,
+        data=_inert({"dates": days(policy), "charts": every}),
+        drawing=DRAWING,
     )
 
 
-def _tiles(report: ReportInput, found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+def _fingerprint(script: str) -> str:
+    """What lets a browser run this script and no other."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _inert(value: Any) -> str:
+    """JSON that cannot end the element that it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _charts(report: ReportInput, found: Found) -> dict[str, list[Chart]]:
+    """The charts of each section, as far as there is something to draw."""
+    curves = report.at_lag(0)
+    few = [c for c in curves if not c.name.startswith("anchor: ")]
+    later = [c for c in report.policy if c.execution_lag != 0]
+    gates, intervals = charts.gates_chart(curves[0]), statistics.intervals_chart(found.analysis)
+    return {
+        "growth": charts.growth_charts(curves, later),
+        "rolling": charts.rolling_charts(few),
+        "holdings": [charts.weights_chart(curves[0]), *([] if gates is None else [gates])],
+        "costs": charts.cost_charts(few),
+        "risk": [charts.returns_chart(curves)],
+        "certainty": [] if intervals is None else [intervals],
+    }
+
+
+def _sections(
+    report: ReportInput, found: Found, drawn: dict[str, list[Chart]]
+) -> Sequence[Section]:
+    analysis = found.analysis
+    placed = {role: "\n".join(map(template.place, each)) for role, each in drawn.items()}
+    references = statistics.relative_table(analysis.relative)
+    if analysis.factors is not None:
+        references += statistics.factors_table(analysis.factors)
+    return [
+        Section("summary", "Summary", _summary(report, found)),
+        Section("growth", "Growth and drawdown", placed["growth"]),
+        Section("measures", "Measures, both lags", _measures(report, found)),
+        Section("calendar", "Months and years", statistics.calendar(analysis)),
+        Section("rolling", "Rolling measures", placed["rolling"]),
+        Section("holdings", "Holdings", placed["holdings"]),
+        Section("costs", "Turnover and costs", placed["costs"] + costs(report)),
+        Section("risk", "Risk", placed["risk"] + risk(report, found)),
+        Section("markets", "Kinds of markets", statistics.markets(analysis)),
+        Section("references", "Against references", references),
+        Section(
+            "certainty", "How sure it is", placed["certainty"] + statistics.certainty(analysis)
+        ),
+        Section("pretraining", "Pretraining", _pretraining(report)),
+        Section("run", "Market and run", _run(report)),
+        Section(
+            "settings",
+            "Settings",
+            "<details><summary>All settings of this run</summary>"
+            f"{template.settings_block(report.settings)}</details>",
+        ),
+        Section("reproduce", "How to reproduce", f"<pre>{escape(report.command)}</pre>"),
+    ]
+
+
+def _summary(report: ReportInput, found: Found) -> str:
+    verdict = found.verdict
+    warning = ""
+    if report.market.survivorship is not None:
+        warning = (
+            f'<p class="warn"><b>Mind the universe.</b> {escape(report.market.survivorship)}</p>'
+        )
+    kind = verdict.outcome if verdict.outcome in ("better", "worse") else "open"
+    return (
+        f'<div class="verdict {kind}"><strong>{escape(verdict.headline)}</strong>'
+        f"<p>{escape(verdict.sentence)}</p></div>\n{warning}"
+        f'<div class="tiles">{_tiles(report, found)}</div>'
+    )
+
+
+def _tiles(report: ReportInput, found: Found) -> str:
     policy = report.at_lag(0)[0]
-    ours, theirs = found[policy.name, 0], found["equal_weight", 0]
-    names = ("sharpe", "annual_return", "volatility", "max_drawdown", "turnover", "cost_drag")
+    ours, theirs = found.measures[policy.name, 0], found.measures["equal_weight", 0]
+    own = found.analysis.intervals[0]
+    inner = f"{found.analysis.level} %: "
     tiles = []
-    for name in names:
+    for name in ("sharpe", "annual_return", "volatility", "max_drawdown", "cvar_95", "turnover"):
         column, kind, _ = COLUMNS[name]
         tiles.append(
             template.tile(
                 column.replace("\u00ad", ""),
                 number(ours[name], kind),
                 f"equal weight {number(theirs[name], kind)}",
+                inner + statistics.interval_text(own.sharpe) if name == "sharpe" else "",
             )
         )
-    return "\n".join(tiles)
+    if own.difference is not None:
+        gap = template.tile(
+            "Sharpe above equal weight",
+            number(own.difference.value, "ratio"),
+            "the verdict rests on it",
+            inner + statistics.interval_text(own.difference),
+        )
+        tiles.insert(1, gap)
+    drag = template.tile(
+        "Cost drag",
+        number(ours["cost_drag"], "fine"),
+        f"equal weight {number(theirs['cost_drag'], 'fine')}",
+    )
+    return "\n".join([*tiles, drag])
 
 
-def _table(report: ReportInput, found: Mapping[tuple[str, int], Mapping[str, float]]) -> str:
+def _measures(report: ReportInput, found: Found) -> str:
+    about = "All figures after costs. Lag 0 trades at the close of the decision, lag 1 at the next."
+    meanings = {column.replace("\u00ad", ""): meaning for column, _, meaning in COLUMNS.values()}
+    return (
+        f"{template.paragraph(about)}{_table(report, found)}"
+        f"<details><summary>What the columns mean</summary>{template.definitions(meanings)}"
+        "</details>"
+    )
+
+
+def _table(report: ReportInput, found: Found) -> str:
     groups = {}
     for lag in sorted({c.execution_lag for c in (*report.policy, *report.baselines)}):
         groups[f"Lag {lag}"] = [
             template.Row(
                 label(c.name),
                 tuple(
-                    number(found[c.name, lag][name], kind) for name, (_, kind, _) in COLUMNS.items()
+                    number(found.measures[c.name, lag][name], kind)
+                    for name, (_, kind, _) in COLUMNS.items()
                 ),
                 policy=any(c is p for p in report.policy),
             )
@@ -125,6 +213,15 @@ def _splits(report: ReportInput) -> str:
             (name, str(first), str(last), spans[name] / total)
             for name, (first, last) in report.splits.items()
         ]
+    )
+
+
+def _run(report: ReportInput) -> str:
+    return (
+        template.pairs_table(_facts(report))
+        + template.notes_list(report.notes)
+        + template.subtitle("Periods")
+        + _splits(report)
     )
 
 
@@ -151,8 +248,7 @@ def _pretraining(report: ReportInput) -> str:
         f"alone (fitted Q evaluation, {found.steps:,} steps, γ {found.gamma:g})."
     )
     return (
-        "<h2>Pretraining</h2>"
-        f'<p class="muted">{escape(about)}</p>'
+        f"{template.paragraph(about)}"
         f"{template.measures_table(columns, {'Best on validation': rows}, first='Policy of')}"
         f"<p>{escape(found.sentence())}</p>"
     )
@@ -170,20 +266,3 @@ def _facts(report: ReportInput) -> list[tuple[str, Any]]:
         ("Fee", f"{report.policy[0].fee * 1e4:g} bps of traded value"),
         *report.extra.items(),
     ]
-
-
-def number(value: float, kind: str) -> str:
-    """A measure as a reader wants it: a true minus, a dash where it is undefined."""
-    if not math.isfinite(value):
-        return "–"
-    text = {
-        "percent": f"{100 * value:.1f} %",
-        "fine": f"{100 * value:.2f} %",
-        "ratio": f"{value:.2f}",
-        "figure": f"{value:.3f}",
-        "times": f"{value:.1f} ×",
-        "plain": f"{value:.4f}" if abs(value) < 0.1 else f"{value:.2f}",
-    }[kind]
-    if not any(digit in text for digit in "123456789"):
-        text = text.removeprefix("-")
-    return text.replace("-", "−").replace(" ", "\u00a0")

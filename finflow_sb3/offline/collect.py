@@ -21,7 +21,7 @@ from finflow_sb3.errors import ArtefactError
 from finflow_sb3.files import storing
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.offline.behaviours import RuleBook
-from finflow_sb3.offline.dataset import Head, OfflineDataset
+from finflow_sb3.offline.dataset import PARTIAL, Head, OfflineDataset
 from finflow_sb3.offline.dataset_checks import Sizes
 from finflow_sb3.offline.dataset_file import new_dataset, read_dataset
 from finflow_sb3.offline.own import NOTHING, Own
@@ -350,6 +350,7 @@ def _head(
         "source": market.prices.source,
         "first_date": str(market.prices.dates[0]),
         "seed": seed,
+        **({} if market.tradable is None else {PARTIAL: True}),
         **({"own": own.as_dict()} if own.names else {}),
     }
     return Head(market.layout, market.scaler, (*BEHAVIOURS, *own.names), settings)
@@ -367,8 +368,11 @@ def require_fit(
         beyond the training split; the message names the first difference.
     """
     market.layout.require_equal(dataset.layout, what)
+    made = dataset.settings.get("env", {})
+    # A setting that is younger than the dataset was at its default, which is off.
+    theirs_of = {**dataclasses.asdict(EnvSettings()), **made} if made else {}
     for name, mine in dataclasses.asdict(env).items():
-        theirs = dataset.settings.get("env", {}).get(name)
+        theirs = theirs_of.get(name)
         if theirs != mine:
             raise ArtefactError(f"{what}: was collected with {name} {theirs!r}, not {mine!r}")
     used = int(dataset.row.max()) + 2

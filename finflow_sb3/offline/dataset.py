@@ -20,7 +20,10 @@ from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.offline.dataset_checks import Sizes
 from finflow_sb3.offline.transitions import TransitionBatch
 
-__all__ = ["Head", "OfflineDataset"]
+__all__ = ["PARTIAL", "Head", "OfflineDataset"]
+
+# The entry of a dataset's settings that says that its assets were not all tradable all the time.
+PARTIAL = "partial"
 
 
 @dataclass(frozen=True)

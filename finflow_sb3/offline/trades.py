@@ -2,7 +2,8 @@
 
 Weights after a trade are not stored, but all that decides them is: the weights before it and the
 waiting order (portfolio block), the anchors (market rows), the action, and the environment's
-settings. Float32 in the file leaves errors of about 1e-7.
+settings. Float32 in the file leaves errors of about 1e-7. Neither value nor volume is stored:
+costs beyond the proportional fee, which shrink a trade by as much as they cost, are left out.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs import accounting, simplex
 from finflow_sb3.envs.batch import default_trade_rate
+from finflow_sb3.envs.constraints import Limits, constrain, sell_untradable
+from finflow_sb3.envs.costs import proportional_fee
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.listing import tradable_part
-from finflow_sb3.offline.dataset import OfflineDataset
+from finflow_sb3.offline.dataset import PARTIAL, OfflineDataset
 
 __all__ = ["Traded", "environment_of", "trades"]
 
@@ -65,15 +68,14 @@ def trades(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> 
         order = np.where(_idle(dataset, env, start, stop)[:, None], held, pending)
     else:
         order = _targets(dataset, env, held, start, stop)
-        order = tradable_part(order, _tradable(dataset, start, stop))
+        if dataset.settings.get(PARTIAL):
+            order = tradable_part(order, _tradable(dataset, start, stop))
     target = accounting.move_towards(held, order, default_trade_rate(env))
-    target = accounting.constrain(
-        held, target, env.no_trade_band, env.max_turnover, env.max_position
-    )
-    tradable = _tradable(dataset, start, stop)
-    if not tradable.all():
-        target = accounting.sell_untradable(target, tradable)
-    done = accounting.trade(held, target, env.fee)
+    assets = dataset.layout.assets
+    target = constrain(held, target, Limits.of(env, assets))
+    if dataset.settings.get(PARTIAL):
+        target = sell_untradable(target, _tradable(dataset, start, stop))
+    done = accounting.trade(held, target, proportional_fee(env, assets))
     return Traded(done.turnover, 0.5 * np.abs(done.weights - order).sum(axis=1))
 
 

@@ -121,3 +121,21 @@ def test_a_refused_file_leaves_nothing(file: Path, cell: str) -> None:
 def test_usage_errors_exit_with_2(file: Path) -> None:
     assert run("info").exit_code == 2
     assert run("info", str(file), "--max-gap", "-1").exit_code == 2
+
+
+def test_assets_that_come_and_go(file: Path) -> None:
+    file.write_text("date,AAA,BBB\n2020-01-02,100,\n2020-01-03,110,10\n2020-01-07,,12\n")
+    refused = run("info", str(file))
+    assert refused.exit_code == 1
+    assert "'AAA' ends inside" in refused.stderr
+    assert "--partial" in refused.stderr
+    done = run("info", str(file), "--partial")
+    rows = [line.strip("│").split("│") for line in done.stdout.splitlines() if "│ " in line]
+    days = {row[0].strip(): (row[1].strip(), row[2].strip()) for row in rows}
+    assert days == {"AAA": ("2020-01-02", "2020-01-03"), "BBB": ("2020-01-03", "2020-01-07")}
+    found = json.loads(run("info", str(file), "--partial", "--json").stdout)
+    assert found["first_listed"] == {"AAA": "2020-01-02", "BBB": "2020-01-03"}
+    imported = run("import", str(file), "--partial")
+    written = file.with_suffix(".parquet")
+    assert f"--prices {written} -p market.partial:true" in imported.stdout
+    assert load_prices(written, partial=True).listed is not None

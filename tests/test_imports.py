@@ -24,6 +24,7 @@ LAYERS = (
         "stopping",
         "_version",
         "zoo_configs",
+        "zoo_search",
     ),
     ("yaml_text",),
     ("zoo_values",),

@@ -13,6 +13,7 @@ from finflow_sb3 import pipeline, resuming
 from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.config_files import read_config, write_config
 from finflow_sb3.errors import ArtefactError, CheckpointError, ConfigError
+from finflow_sb3.evaluation.allocators import ALLOCATORS
 from finflow_sb3.evaluation.quick import untrained
 from finflow_sb3.offline.dataset_file import read_dataset
 from finflow_sb3.pipeline import Evaluated, Finetuned, Pretrained, Trained, Watch
@@ -259,6 +260,7 @@ def test_evaluate_puts_the_policy_beside_the_rules_at_both_lags(evaluated: Evalu
         "iql",
         "equal_weight",
         "buy_and_hold",
+        *ALLOCATORS,
         "anchors' average",
         *(f"anchor: {n}" for n in ("volatility", "correlation", "momentum", "defensive", "growth")),
     ]

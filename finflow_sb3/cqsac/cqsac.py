@@ -8,6 +8,7 @@ calibrated floor of Cal-QL (Nakamoto et al. 2023), offline data in every batch (
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from typing import Any, ClassVar, TypeVar
@@ -373,17 +374,23 @@ class CQSAC(Updates):
         return rollouts * self.gradient_steps * self.utd_ratio
 
     def _take_layout_from_env(self) -> None:
-        """An environment's own `layout` tells `MultiExpertPolicy` what stands where."""
+        """An environment's own `layout` tells `MultiExpertPolicy` what stands where.
+
+        Its `gate_scale`, without which the policy would take a gate's action for another mixture,
+        comes with it.
+        """
         if not issubclass(self.policy_class, MultiExpertPolicy) or self.env is None:
             return
         if "layout" in self.policy_kwargs:
             return
         try:
-            layout = self.env.get_attr("layout")[0]
+            own = {"layout": self.env.get_attr("layout")[0].as_dict()}
         except AttributeError:
             return
+        with contextlib.suppress(AttributeError):
+            own["gate_scale"] = self.env.get_attr("gate_scale")[0]
         # A new dictionary: the caller's may serve another environment.
-        self.policy_kwargs = {**self.policy_kwargs, "layout": layout.as_dict()}
+        self.policy_kwargs = {**own, **self.policy_kwargs}
 
     def set_offline_data(self, data: OfflineData) -> None:
         """Give the transitions that `offline_fraction` of every batch is drawn from."""

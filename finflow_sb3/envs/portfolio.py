@@ -117,6 +117,7 @@ class PortfolioEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.batch = make_batch(prices, 1, split, evaluation, market, scaler, env_kwargs)
         self.market = self.batch.market
         self.layout = self.market.layout
+        self.gate_scale = self.batch.settings.gate_scale
         self.render_mode = render_mode
         self.observation_space, self.action_space = make_spaces(self.market)
         self._finished = True

@@ -49,6 +49,7 @@ class PortfolioVecEnv(VecEnv):
         self.batch = make_batch(prices, n_envs, split, evaluation, market, scaler, env_kwargs)
         self.market = self.batch.market
         self.layout = self.market.layout
+        self.gate_scale = self.batch.settings.gate_scale
         self.render_mode = None
         super().__init__(n_envs, *make_spaces(self.market))
         self._actions: NDArray[Any] = np.zeros((n_envs, self.layout.action_size))

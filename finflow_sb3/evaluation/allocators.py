@@ -124,7 +124,7 @@ def usable_assets(prices: PriceTable, row: int, lookback: int) -> Bool:
 
 def listed_on(prices: PriceTable, rows: NDArray[np.int64]) -> Bool:
     """Where an asset has a price, shape [len(rows), n]."""
-    listed: Bool | None = getattr(prices, "listed", None)
+    listed: Bool | None = prices.listed
     if listed is None:
         return np.ones((len(rows), prices.n_assets), dtype=np.bool_)
     return np.asarray(listed[rows])

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from finflow_sb3.config_evaluation import AUTO, EvaluationSettings
+from finflow_sb3.config_evaluation import EvaluationSettings
 from finflow_sb3.errors import DataError
-from finflow_sb3.evaluation.bootstrap import Interval, optimal_block, sharpe_gap, sharpe_interval
+from finflow_sb3.evaluation.bootstrap import Interval, block_days, sharpe_gap, sharpe_interval
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.factors import FactorModel, factor_model, load_factors
 from finflow_sb3.evaluation.periods import (
@@ -139,8 +139,7 @@ def analyse(
     equal = next(c for c in others if c.name == EQUAL_WEIGHT)
     index = next((c for c in others if c.name == INDEX), None)
     rate = _rate(policy, cash_rate)
-    given = settings.block
-    block = optimal_block(policy.returns - equal.returns) if given == AUTO else int(given)
+    block = block_days(settings.block, policy.returns - equal.returns)
     bootstrap = {"level": settings.level, "block": block, "draws": settings.draws, "seed": seed}
     intervals = tuple(_intervals(curve, equal, rate, bootstrap) for curve in (policy, *others))
     excess = policy.returns - rate

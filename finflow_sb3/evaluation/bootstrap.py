@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finflow_sb3.config_evaluation import AUTO
 from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation.curve import TRADING_DAYS
 
@@ -26,6 +27,7 @@ __all__ = [
     "Blocks",
     "Interval",
     "Resampled",
+    "block_days",
     "optimal_block",
     "resampled_sharpe",
     "sharpe_gap",
@@ -126,6 +128,11 @@ def optimal_block(series: Float) -> int:
         return 1
     found = float(optimal_block_length(series)["stationary"].iloc[0])
     return min(max(round(found), 1), LONGEST_BLOCK) if math.isfinite(found) else 1
+
+
+def block_days(setting: int | str, series: Float) -> int:
+    """Days of the setting `block`: as it says, or `optimal_block` of `series` for auto."""
+    return optimal_block(series) if setting == AUTO else int(setting)
 
 
 def sharpe_interval(

@@ -51,7 +51,7 @@ def _parts(curves: Sequence[Curve]) -> str:
 
 def _paid(curve: Curve) -> dict[str, float]:
     """Sum of each part of a curve's costs; empty where the curve does not tell them apart."""
-    parts: Mapping[str, NDArray[np.float64]] = getattr(curve, "cost_parts", None) or {}
+    parts: Mapping[str, NDArray[np.float64]] = curve.cost_parts or {}
     return {name: float(np.sum(values)) for name, values in parts.items()}
 
 

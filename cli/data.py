@@ -180,9 +180,12 @@ def _beside(source: str) -> Path:
 
 
 def _show(summary: PriceSummary) -> None:
-    table = Table("asset")
+    # Without the outer padding the dates fit into 80 columns.
+    table = Table("asset", pad_edge=summary.complete)
     listed = () if summary.complete else ("first", "last")
-    for heading in (*listed, "annual return", "annual volatility", "max drawdown", "filled"):
+    for heading in listed:
+        table.add_column(heading, min_width=len(summary.first_date))
+    for heading in ("annual return", "annual volatility", "max drawdown", "filled"):
         table.add_column(heading, justify="right")
     columns = (
         summary.assets,

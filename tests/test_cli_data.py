@@ -130,7 +130,7 @@ def test_assets_that_come_and_go(file: Path) -> None:
     assert "'AAA' ends inside" in refused.stderr
     assert "--partial" in refused.stderr
     done = run("info", str(file), "--partial")
-    rows = [line.strip("│").split("│") for line in done.stdout.splitlines() if "│ " in line]
+    rows = [line.strip("│").split("│") for line in done.stdout.splitlines() if "│" in line]
     days = {row[0].strip(): (row[1].strip(), row[2].strip()) for row in rows}
     assert days == {"AAA": ("2020-01-02", "2020-01-03"), "BBB": ("2020-01-03", "2020-01-07")}
     found = json.loads(run("info", str(file), "--partial", "--json").stdout)

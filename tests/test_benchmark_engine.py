@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from pipeline_fixtures import tiny_settings, write_prices
 
+from finflow_sb3.benchmark import cells as cells_module
 from finflow_sb3.benchmark import local, matrix
 from finflow_sb3.benchmark.cells import Cell, known_algorithm, read_cell, write_cell
 from finflow_sb3.benchmark.matrix import Executor, run_cells
@@ -90,7 +91,7 @@ def test_the_key_stays_where_numbers_do(settings: Settings, tmp_path: Path) -> N
 
 def test_other_code_gives_other_keys(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     before = cell_of(settings).key
-    monkeypatch.setattr("finflow_sb3.benchmark.cells.code_version", lambda: "0.0.1-other")
+    monkeypatch.setattr(cells_module, "code_version", lambda: "0.0.1-other")
     assert cell_of(settings).key != before
 
 
@@ -105,7 +106,7 @@ def test_a_machine_with_other_code_refuses(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cell(cell_of(settings), tmp_path)
-    monkeypatch.setattr("finflow_sb3.benchmark.cells.code_version", lambda: "0.0.1-other")
+    monkeypatch.setattr(cells_module, "code_version", lambda: "0.0.1-other")
     with pytest.raises(ArtefactError, match="install the same everywhere"):
         read_cell(tmp_path)
 

@@ -22,17 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-SHOWN = {
-    "sharpe": "Sharpe",
-    "excess_sharpe": "over equal weight",
-    "sharpe_lag_1": "Sharpe,\nlag 1",
+SHARPE = {"sharpe": "Sharpe", "excess_sharpe": "over equal weight", "sharpe_lag_1": "lag 1"}
+REST = {
     "max_drawdown": "max\ndrawdown",
     "turnover": "turnover\na year",
     "costs": "costs\na year",
-    "over_equal_weight": "P(better than\nequal weight)",
     "n_timesteps": "steps",
+    "gradient_steps": "offline\nupdates",
     "seconds": "seconds\na run",
 }
+WIDE = 120
 
 
 @shared_options
@@ -130,16 +129,19 @@ def _show(found: Benchmark) -> None:
     from rich.text import Text
 
     output.print(Text(found.verdict))
+    sets = [SHARPE | REST] if output.width >= WIDE else [SHARPE, REST]
     for rows in (found.overall, found.rows):
         for market in dict.fromkeys(row.market for row in rows):
             output.print(Text(f"{market}, test split, net of costs:"))
-            output.print(_table([row for row in rows if row.market == market]))
+            for columns in sets:
+                output.print(_table([row for row in rows if row.market == market], columns))
     for title, why in found.failed.items():
         output.print(Text(f"{title} failed: {why}", "red"), soft_wrap=True)
     output.print(Text(f"Tables and pictures: {found.out / 'benchmark.md'}"), soft_wrap=True)
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[Row], columns: dict[str, str]) -> Table:
+    """A row for each algorithm, best first; what learned is bold."""
     from rich import box
     from rich.table import Table
 
@@ -147,10 +149,10 @@ def _table(rows: list[Row]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    for heading in SHOWN.values():
+    for heading in columns.values():
         table.add_column(heading, justify="right", vertical="bottom")
     for row in sorted(rows, key=lambda row: -row.sharpe.value):
         found = cells(row, {})
         style = "bold cyan" if row.learns else ""
-        table.add_row(title_of(row.algo), *(found[name] for name in SHOWN), style=style)
+        table.add_row(title_of(row.algo), *(found[name] for name in columns), style=style)
     return table

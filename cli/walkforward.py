@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -51,7 +52,10 @@ def command(
 
     The same command again runs only what has no result in --out yet.
     """
-    settings = shared_settings(shared, None)
+    from finflow_sb3.benchmark.plan import own_params
+
+    params, plain = own_params(shared.param or [])
+    settings = shared_settings(dataclasses.replace(shared, param=params), None)
     names = [name.strip() for name in algos.split(",") if name.strip()]
 
     from finflow_sb3.quiet import silence_gym_notice
@@ -74,7 +78,7 @@ def command(
             Executor(executor, workers, retries, address),
             watch,
             listen,
-            shared.param or [],
+            plain,
             shared.config or [],
         )
     if shared.json:

@@ -19,12 +19,11 @@ import numpy as np
 
 from finflow_sb3.benchmark.cells import Cell, known_algorithm
 from finflow_sb3.benchmark.matrix import Executor, run_cells
+from finflow_sb3.benchmark.plan import arguments_of
 from finflow_sb3.benchmark.results import CellResult
 from finflow_sb3.benchmark.store import Store
 from finflow_sb3.benchmark.tasks import Listener, prices_key
 from finflow_sb3.config import Settings
-from finflow_sb3.config_arguments import algorithm_arguments
-from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ArtefactError, ConfigError, DataError
 from finflow_sb3.evaluation.baselines import baselines
@@ -164,7 +163,7 @@ def walkforward(
     ----------
     seeds : how many, from `settings.run.seed` on
     test_days, train_days : of a fold; `train_days` of the first one where training expands
-    params, files : overrides of SB3's own algorithms, which `settings` do not hold
+    params, files : overrides of SB3's own algorithms, as "sac.gamma:0.95", and files of theirs
     """
     watch, executor = watch or Watch(), executor or Executor()
     for algo in algos:
@@ -179,7 +178,7 @@ def walkforward(
             Path(settings.market.prices).name.split(".")[0],
             fold.of(settings).replace(run={"seed": settings.run.seed + i}),
             key,
-            _arguments(algo, settings, params, files),
+            arguments_of(algo, settings, params, files),
             fold.name,
         )
         for fold in folds
@@ -202,14 +201,6 @@ def walkforward(
     result = WalkForward(Path(out), tuple(folds), tuple(curves), found, left_out, why)
     write_walk_forward(result, settings)
     return result
-
-
-def _arguments(
-    algo: str, settings: Settings, params: Sequence[str], files: Sequence[Path]
-) -> dict[str, object]:
-    if algo not in PLAIN_ALGORITHMS:
-        return {}
-    return algorithm_arguments(algo, settings.env, files=files, params=params)
 
 
 def _joined(

@@ -384,6 +384,9 @@ def test_the_command_prints_its_result(
     assert shown.exit_code == 0
     assert "equal weight" in shown.stdout.splitlines()[0]
     assert "Anchors' average" in shown.stdout
+    # Nothing is cut off at 80 columns.
+    assert "…" not in shown.stdout
+    assert max(map(len, shown.stdout.splitlines()[:-1])) <= 80
 
 
 def test_the_command_exits_with_1_where_a_cell_failed(

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from markets import small_market
 from pipeline_fixtures import tiny_settings
+from typer.testing import CliRunner
 
 import finflow_sb3 as ff
 from finflow_sb3.benchmark.tasks import Event
+from finflow_sb3.cli.app import app
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import observe
 from finflow_sb3.errors import ConfigError, DataError
@@ -101,3 +103,15 @@ def test_a_second_run_runs_nothing_again(done: tuple[Settings, Path, WalkForward
 def test_rules_have_nothing_to_train(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="equal_weight does not learn"):
         ff.walkforward(tiny_settings(tmp_path), ["equal_weight"])
+
+
+def test_overrides_of_sb3s_algorithms_reach_them(tmp_path: Path) -> None:
+    """And those of others are left to the others."""
+    settings = tiny_settings(tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'gamma'"):
+        ff.walkforward(settings, ["sac"], 1, 100, 240, params=["tqc.tau:0.1", "sac.gama:0.9"])
+    asked = ["walkforward", "--algos", "sac", "--test-days", "100", "--train-days", "240"]
+    prices = ["--prices", settings.market.prices, "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*asked, *prices, "-p", "sac.gama:0.9"])
+    assert done.exit_code == 1
+    assert "did you mean 'gamma'" in done.stderr

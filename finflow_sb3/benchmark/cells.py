@@ -165,7 +165,7 @@ def read_cell(folder: Path) -> Cell:
     cell = Cell(settings=read_config(folder / SETTINGS), **content)
     if cell.key != key:
         raise ArtefactError(
-            f"{cell.title}: {platform.node()} has other code of finflow-sb3 ({code_version()}) "
-            "than the machine that asks; install the same everywhere"
+            f"{cell.title}: finflow-sb3 on {platform.node()} ({code_version()}) is not what this "
+            "was started with; install the same everywhere, and start again"
         )
     return cell

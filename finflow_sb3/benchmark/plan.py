@@ -16,7 +16,7 @@ from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.sources import EMBEDDED
 
-__all__ = ["REFERENCE", "make_cells", "market_names", "own_params"]
+__all__ = ["REFERENCE", "arguments_of", "make_cells", "market_names", "own_params"]
 
 REFERENCE = "equal_weight"
 """The rule that everything is compared with, asked for or not."""
@@ -60,7 +60,8 @@ def make_cells(
     if steps is not None:
         settings = settings.replace(cqsac={"n_timesteps": steps})
     arguments = {
-        algo: _arguments(algo, settings, steps, params, files)
+        algo: arguments_of(algo, settings, params, files)
+        | ({} if steps is None else {"n_timesteps": steps})
         for algo in algos
         if algo in PLAIN_ALGORITHMS
     }
@@ -114,9 +115,23 @@ def _settings(algo: str, settings: Settings) -> Settings:
     return settings.replace(cqsac={"offline_fraction": 0.0})
 
 
-def _arguments(
-    algo: str, settings: Settings, steps: int | None, params: Sequence[str], files: Sequence[Path]
+def arguments_of(
+    algo: str, settings: Settings, params: Sequence[str] = (), files: Sequence[Path] = ()
 ) -> dict[str, Any]:
+    """Arguments of one of SB3's own algorithms; empty of any other.
+
+    Parameters
+    ----------
+    params : those of other algorithms are left out, as "tqc.gamma:0.95" for sac
+    files : those that name another algorithm are left out
+
+    Raises
+    ------
+    ConfigError
+        If an argument is unknown, wrong, or one that nothing acts on in portfolios.
+    """
+    if algo not in PLAIN_ALGORITHMS:
+        return {}
     own = [p for p in own_params(params)[1] if p.strip().startswith(f"{algo}.")]
     others = [other for other in PLAIN_ALGORITHMS if other != algo] + list(OURS)
     read = [path for path in files if read_document(path).algo not in others]
@@ -124,4 +139,4 @@ def _arguments(
     for name in found.unused:
         where = found.origins.get(name, algo)
         raise ConfigError(f"{where}: nothing acts on {name} in portfolios; leave it out")
-    return found.arguments if steps is None else {**found.arguments, "n_timesteps": steps}
+    return found.arguments

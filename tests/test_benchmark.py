@@ -270,7 +270,7 @@ def row_with(low: float, value: float, high: float, algo: str = "cqsac") -> Any:
     ("rows", "said"),
     [
         ([(0.1, 0.2, 0.3)], "CQSAC beats equal weight: CQSAC has an excess Sharpe ratio of 0.200"),
-        ([(-0.1, 0.2, 0.5)], "The one learned algorithm does not beat equal weight beyond doubt"),
+        ([(-0.1, 0.2, 0.5)], "CQSAC does not beat equal weight beyond doubt: it has an excess"),
         ([(-0.5, -0.2, -0.1)], "whose interval lies below 0"),
         ([(np.nan, 0.2, np.nan)], "whose days are too few to tell"),
     ],

@@ -62,16 +62,16 @@ def verdict(rows: Sequence[Row]) -> str:
     better = [row for row in learned if row.excess.low > 0.0]
     found = f"an excess Sharpe ratio of {interval(best.excess)}"
     if not better:
-        count = len(learned)
-        who = (
-            "The one learned algorithm does not beat"
-            if count == 1
-            else (f"None of the {count} learned algorithms beats")
-        )
         why = "interval holds 0" if best.excess.high >= 0.0 else "interval lies below 0"
         if math.isnan(best.excess.low):
             why = "days are too few to tell"
-        return f"{who} equal weight beyond doubt: the best, {name}, has {found}, whose {why}."
+        doubt = f"{found}, whose {why}."
+        if len(learned) == 1:
+            return f"{name} does not beat equal weight beyond doubt: it has {doubt}"
+        return (
+            f"None of the {len(learned)} learned algorithms beats equal weight beyond doubt: the "
+            f"best, {name}, has {doubt}"
+        )
     names = ", ".join(title_of(row.algo) for row in better)
     return f"{names} beat{'s' if len(better) == 1 else ''} equal weight: {name} has {found}."
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finflow_sb3.cli.cells import (
+    Address,
+    Executors,
+    Out,
+    Retries,
+    Workers,
+    cells_shown,
+    names_in,
+)
 from finflow_sb3.cli.console import out as output
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.tables import figures_table
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,17 +68,11 @@ def command(
             show_default="that of --prices",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmark"),
-    executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="Processes of this machine, or Ray.")
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Cells at a time.", show_default="all processors")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster.", show_default="one on this machine")
-    ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Of a cell that fails.")] = 2,
+    out: Out = Path("benchmark"),
+    executor: Executors = "local",
+    workers: Workers = None,
+    address: Address = None,
+    retries: Retries = 2,
 ) -> None:
     """Train each algorithm with each seed on each market, backtest it, and compare.
 
@@ -85,44 +88,28 @@ def command(
     from finflow_sb3.benchmark.matrix import Executor
     from finflow_sb3.benchmark.plan import own_params
     from finflow_sb3.benchmark.run import benchmark
-    from finflow_sb3.cli.cells import cells_shown
 
     params, plain = own_params(shared.param or [])
     settings = shared_settings(dataclasses.replace(shared, param=params), None)
-    try:
-        with cells_shown() as listen:
-            found = benchmark(
-                settings,
-                _names(algos),
-                seeds,
-                steps,
-                _names(markets or ""),
-                out,
-                Executor(executor, workers, retries, address),
-                listen,
-                plain,
-                shared.config or [],
-            )
-    except KeyboardInterrupt:
-        print(f"stopped; what is done is in {out}: the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with cells_shown(out) as listen:
+        found = benchmark(
+            settings,
+            names_in(algos),
+            seeds,
+            steps,
+            names_in(markets or ""),
+            out,
+            Executor(executor, workers, retries, address),
+            listen,
+            plain,
+            shared.config or [],
+        )
     if shared.json:
         print_json(found)
     else:
         _show(found)
     if found.failed:
         raise typer.Exit(1)
-
-
-def _names(text: str) -> list[str]:
-    """Names between commas; those after `yahoo:` are its symbols."""
-    names: list[str] = []
-    for part in (part.strip() for part in text.split(",")):
-        if names and names[-1].startswith("yahoo:") and part.isupper():
-            names[-1] += f",{part}"
-        elif part:
-            names.append(part)
-    return names
 
 
 def _show(found: Benchmark) -> None:
@@ -142,15 +129,9 @@ def _show(found: Benchmark) -> None:
 
 def _table(rows: list[Row], columns: dict[str, str]) -> Table:
     """A row for each algorithm, best first; what learned is bold."""
-    from rich import box
-    from rich.table import Table
-
     from finflow_sb3.benchmark.table import cells, title_of
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("", no_wrap=True)
-    for heading in columns.values():
-        table.add_column(heading, justify="right", vertical="bottom")
+    table = figures_table("", *columns.values())
     for row in sorted(rows, key=lambda row: -row.sharpe.value):
         found = cells(row, {})
         style = "bold cyan" if row.learns else ""

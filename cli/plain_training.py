@@ -11,6 +11,7 @@ import typer
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_sources
+from finflow_sb3.config_keys import PlainAlgorithm
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,10 +19,9 @@ if TYPE_CHECKING:
     from finflow_sb3.config_arguments import PlainArguments
     from finflow_sb3.pipeline import Finetuned, Trained
 
-__all__ = ["Algorithm", "PlainAlgorithm", "train_plain_command"]
+__all__ = ["Algorithm", "train_plain_command"]
 
-PlainAlgorithm = Literal["sac", "td3", "ddpg", "ppo", "a2c", "tqc", "crossq"]
-Algorithm = Literal["cqsac", "sac", "td3", "ddpg", "ppo", "a2c", "tqc", "crossq"]
+Algorithm = Literal["cqsac", PlainAlgorithm]
 
 
 def train_plain_command(shared: Shared, algo: PlainAlgorithm, own: dict[str, Any]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from finflow_sb3.cli.console import out, words
+from finflow_sb3.cli.tables import figures_table
 from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_numbers import number
@@ -64,7 +64,8 @@ def command(text: str, *paths: Path) -> str:
 
 
 def show_collected(collected: Collected) -> None:
-    table = _table("behaviour", "episodes", "transitions", "mean reward a step", "mean distance")
+    names = ("episodes", "transitions", "mean reward a step", "mean distance")
+    table = figures_table("behaviour", *names)
     for name, (episodes, reward, distance) in collected.behaviours.items():
         counts = (f"{episodes:,}", f"{collected.transitions_of[name]:,}")
         table.add_row(
@@ -91,7 +92,7 @@ def show_pretrained(pretrained: Pretrained, flags: str = "") -> None:
     if not pretrained.untrained:
         _show_without_market(pretrained)
         return
-    table = _table("validation, net of costs", f"epoch {pretrained.best_epoch}", "untrained")
+    table = figures_table("validation, net of costs", f"epoch {pretrained.best_epoch}", "untrained")
     for name, (key, kind) in VALIDATION.items():
         figures = (pretrained.validation[key], pretrained.untrained[key])
         table.add_row(name, *(number(figure, kind) for figure in figures))
@@ -108,7 +109,7 @@ def show_pretrained(pretrained: Pretrained, flags: str = "") -> None:
 def _show_ranking(found: Ranking) -> None:
     by_sharpe = any(each.sharpe is not None for each in found.epochs)
     first = "best on validation" if by_sharpe else "last epochs"
-    table = _table(first, "Sharpe", "value", "its error")
+    table = figures_table(first, "Sharpe", "value", "its error")
     for each in found.epochs:
         figures = (each.sharpe, each.value, each.error)
         cells = ("–" if x is None else number(x, "figure") for x in figures)
@@ -119,7 +120,7 @@ def _show_ranking(found: Ranking) -> None:
 
 
 def _show_without_market(pretrained: Pretrained) -> None:
-    table = _table("held-out episodes", f"epoch {pretrained.best_epoch}")
+    table = figures_table("held-out episodes", f"epoch {pretrained.best_epoch}")
     for name, loss in pretrained.validation.items():
         table.add_row(LOSSES[name], number(loss, "plain"))
     _panel("Pretrained", table, {"Run": str(pretrained.run)})
@@ -128,7 +129,7 @@ def _show_without_market(pretrained: Pretrained) -> None:
 
 
 def show_finetuned(finetuned: Finetuned) -> None:
-    table = _table("validation, net of costs", "last")
+    table = figures_table("validation, net of costs", "last")
     for name, (key, kind) in VALIDATION.items():
         table.add_row(name, number(finetuned.validation[key], kind))
     lines = {"Run": str(finetuned.run), "Steps": f"{finetuned.steps:,}"}
@@ -192,21 +193,13 @@ def _show_measures(found: Measures, policy: str | None) -> None:
     """One wide table, or two narrow ones; a row for each curve, the policy's first and bold."""
     sets = [RETURNS | RISKS_AND_COSTS] if out.width >= WIDE else [RETURNS, RISKS_AND_COSTS]
     for columns in sets:
-        table = _table("", *columns)
+        table = figures_table("", *columns)
         for name in sorted(found, key=lambda name: name != policy):
             cells = (number(found[name][lag][key], kind) for lag, key, kind in columns.values())
             own = name == policy
             style = "bold cyan" if own else ""
             table.add_row(label(name), *cells, style=style, end_section=own)
         out.print(table)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", vertical="bottom")
-    return table
 
 
 def _panel(title: str, table: Table, lines: dict[str, str]) -> None:

@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
+from finflow_sb3.cli.cells import (
+    Address,
+    Executors,
+    Out,
+    Retries,
+    Workers,
+    cells_shown,
+    names_in,
+)
 from finflow_sb3.cli.console import out as output
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.tables import figures_table
 
 if TYPE_CHECKING:
     from finflow_sb3.walkforward import WalkForward
@@ -36,40 +43,30 @@ def command(
         Literal["expanding", "rolling"],
         typer.Option(help="expanding trains on all of the past, rolling on --train-days of it."),
     ] = "expanding",
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("walkforward"),
-    executor: Annotated[
-        Literal["local", "ray"], typer.Option(help="Processes of this machine, or Ray.")
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Cells at a time.", show_default="2; on Ray all")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster.", show_default="one on this machine")
-    ] = None,
-    retries: Annotated[int, typer.Option(min=0, help="Of a cell that fails.")] = 2,
+    out: Out = Path("walkforward"),
+    executor: Executors = "local",
+    workers: Workers = None,
+    address: Address = None,
+    retries: Retries = 2,
 ) -> None:
     """Train again on each fold's past, and join the days after it into one net curve.
 
     The same command again runs only what has no result in --out yet.
     """
-    from finflow_sb3.benchmark.plan import own_params
-
-    params, plain = own_params(shared.param or [])
-    settings = shared_settings(dataclasses.replace(shared, param=params), None)
-    names = [name.strip() for name in algos.split(",") if name.strip()]
-
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.benchmark.matrix import Executor
-    from finflow_sb3.cli.cells import cells_shown
+    from finflow_sb3.benchmark.plan import own_params
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.walkforward import walkforward
 
-    with watching() as watch, cells_shown() as listen:
+    params, plain = own_params(shared.param or [])
+    settings = shared_settings(dataclasses.replace(shared, param=params), None)
+    with watching() as watch, cells_shown(out) as listen:
         found = walkforward(
             settings,
-            names,
+            names_in(algos),
             seeds,
             test_days,
             train_days,
@@ -90,15 +87,14 @@ def command(
 
 
 def _show(found: WalkForward) -> None:
-    from finflow_sb3.evaluation.plot_style import label
-    from finflow_sb3.walkforward_report import COLUMNS, HEADS, figure
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("", no_wrap=True)
-    for heading in HEADS:
-        table.add_column(heading, justify="right", vertical="bottom")
+    from finflow_sb3.evaluation.plot_style import label
+    from finflow_sb3.walkforward_report import figures, headings
+
+    table = figures_table("", *headings())
     for name, lags in found.measures.items():
-        table.add_row(label(name), *(figure(c, lags["lag_0"][c]) for c in COLUMNS))
+        table.add_row(label(name), *figures(lags["lag_0"]))
     first = found.curves[0]
     output.print(
         Text(f"{len(found.folds)} folds, {first.dates[0]} to {first.dates[-1]}, net of costs:")

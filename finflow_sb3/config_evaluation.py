@@ -10,11 +10,9 @@ from finflow_sb3.config_fields import Checked, setting
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.messages import one_line, shown
 
-__all__ = ["AUTO", "BASELINES", "STRESS", "EvaluationSettings"]
+__all__ = ["ALLOCATORS", "AUTO", "BASELINES", "STRESS", "EvaluationSettings"]
 
-BASELINES = (
-    "equal_weight",
-    "buy_and_hold",
+ALLOCATORS = (
     "inverse_volatility",
     "minimum_variance",
     "maximum_sharpe",
@@ -24,10 +22,9 @@ BASELINES = (
     "herc",
     "minimum_cvar",
     "nested_clusters",
-    "sixty_forty",
-    "index",
-    "anchors",
 )
+"""Rules that skfolio fits to trailing windows."""
+BASELINES = ("equal_weight", "buy_and_hold", *ALLOCATORS, "sixty_forty", "index", "anchors")
 """Rules that a policy is compared with; `anchors` stands for each of them and their average."""
 AUTO = "auto"
 """A block length that the data chooses."""

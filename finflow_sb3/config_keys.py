@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 from finflow_sb3.config import OFFLINE_ALGORITHMS, Settings
 from finflow_sb3.errors import ConfigError
@@ -19,6 +19,7 @@ __all__ = [
     "PLAIN_ALGORITHMS",
     "SECTIONS",
     "Key",
+    "PlainAlgorithm",
     "check_key",
     "find_keys",
     "from_text",
@@ -31,8 +32,9 @@ __all__ = [
 SECTIONS: dict[str, Any] = {
     name: hint for name, hint in typing.get_type_hints(Settings).items() if name != "env"
 }
-# Their settings are the arguments of SB3's and sb3-contrib's classes and no part of `Settings`.
-PLAIN_ALGORITHMS = ("sac", "td3", "ddpg", "ppo", "a2c", "tqc", "crossq")
+PlainAlgorithm = Literal["sac", "td3", "ddpg", "ppo", "a2c", "tqc", "crossq"]
+"""Algorithms of SB3 and sb3-contrib: their arguments are no part of `Settings`."""
+PLAIN_ALGORITHMS: tuple[PlainAlgorithm, ...] = get_args(PlainAlgorithm)
 ALGORITHMS = (*OFFLINE_ALGORITHMS, "cqsac", *PLAIN_ALGORITHMS)
 OTHER_VARIABLES = ("FINFLOW_CACHE_DIR", "FINFLOW_DEBUG", "FINFLOW_ENV", "FINFLOW_PRESET")
 """Variables with our prefix that are not settings: places, and options of the command."""

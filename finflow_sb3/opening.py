@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from finflow_sb3.config import Settings
-from finflow_sb3.envs.observations import ObservedMarket, Scaler, observe
+from finflow_sb3.envs.observations import ObservedMarket, Scaler, observe, with_interest
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.files import present
+from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import load_prices
 from finflow_sb3.offline.own import Own
 from finflow_sb3.offline.own_rules import GivenRule, OwnRule, own_rules
@@ -22,7 +23,14 @@ from finflow_sb3.parallel import from_first, rank
 from finflow_sb3.results import Watch
 from finflow_sb3.runs.folder import RunFolder
 
-__all__ = ["new_run", "open_market", "open_own", "open_pinned", "rules_instead_of"]
+__all__ = [
+    "new_run",
+    "open_market",
+    "open_own",
+    "open_pinned",
+    "open_prices",
+    "rules_instead_of",
+]
 
 
 @contextmanager
@@ -49,6 +57,13 @@ def new_run(
         raise
 
 
+def open_prices(settings: Settings) -> PriceTable:
+    """The prices of a configuration, with the cash rate that it sets."""
+    source = settings.market
+    table = load_prices(source.prices, max_gap=source.max_gap, partial=source.partial)
+    return with_interest(table, settings.env_kwargs.cash_rate)
+
+
 def open_market(
     settings: Settings, scaler: Scaler | None = None, watch: Watch | None = None
 ) -> ObservedMarket:
@@ -56,10 +71,8 @@ def open_market(
     watch = watch or Watch()
     threads = settings.run.threads
     torch.set_num_threads(1 if threads == "auto" else threads)
-    source = settings.market
-    prices = load_prices(source.prices, max_gap=source.max_gap, partial=source.partial)
     return observe(
-        prices,
+        open_prices(settings),
         settings.market,
         settings.env_kwargs,
         scaler,

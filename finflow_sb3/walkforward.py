@@ -8,37 +8,33 @@ and so on, and paid for the trades from one to the next: that account's curve is
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from finflow_sb3.benchmark.cells import Cell, known_algorithm
+from finflow_sb3.backtest_rules import LAGS, measured
+from finflow_sb3.benchmark.cells import LEARNED, known_algorithm
 from finflow_sb3.benchmark.matrix import Executor, run_cells
-from finflow_sb3.benchmark.plan import arguments_of
-from finflow_sb3.benchmark.results import CellResult
+from finflow_sb3.benchmark.plan import arguments_of, cells_of, check_matrix, market_names
 from finflow_sb3.benchmark.store import Store
 from finflow_sb3.benchmark.tasks import Listener, prices_key
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.errors import ArtefactError, ConfigError, DataError
+from finflow_sb3.errors import ConfigError, DataError
 from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.evaluation.chained import Piece, chained_backtest
 from finflow_sb3.evaluation.curve import Curve
-from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.market.splits import Span, make_splits, walk_forward
 from finflow_sb3.opening import open_market
 from finflow_sb3.results import Watch
-from finflow_sb3.training.trained import TrainedPolicy, load_policy
+from finflow_sb3.training.trained import load_policy
 from finflow_sb3.walkforward_report import write_walk_forward
 
 __all__ = ["Fold", "WalkForward", "folds_of", "walkforward"]
 
-LAGS = (0, 1)
 YEAR = 252
 
 
@@ -166,24 +162,20 @@ def walkforward(
     params, files : overrides of SB3's own algorithms, as "sac.gamma:0.95", and files of theirs
     """
     watch, executor = watch or Watch(), executor or Executor()
+    algos = list(dict.fromkeys(map(known_algorithm, algos)))
+    check_matrix(settings, algos, seeds, params)
     for algo in algos:
-        if not Cell(known_algorithm(algo), "", settings, "").learns:
+        if algo not in LEARNED:
             raise ConfigError(f"--algos: {algo} does not learn; rules stand beside every result")
+    arguments = {algo: arguments_of(algo, settings, params, files) for algo in algos}
     market = open_market(settings, watch=watch)
     folds, left_out = folds_of(market, test_days, train_days, expanding)
     key, store = prices_key(settings), Store(Path(out))
+    (title,) = market_names([settings.market.prices])
     cells = {
-        (algo, settings.run.seed + i, fold): Cell(
-            algo,
-            Path(settings.market.prices).name.split(".")[0],
-            fold.of(settings).replace(run={"seed": settings.run.seed + i}),
-            key,
-            arguments_of(algo, settings, params, files),
-            fold.name,
-        )
+        (cell.algo, cell.seed, fold): cell
         for fold in folds
-        for i in range(seeds)
-        for algo in algos
+        for cell in cells_of(algos, seeds, title, fold.of(settings), key, arguments, fold.name)
     }
     failed = run_cells(list(cells.values()), store, executor, listen)
     lost = {(f.cell.algo, f.cell.seed) for f in failed}
@@ -192,11 +184,12 @@ def walkforward(
         for i in range(seeds):
             seed = settings.run.seed + i
             if (algo, seed) not in lost:
-                results = [store.get(cells[algo, seed, fold]) for fold in folds]
+                runs = [store.folder(cells[algo, seed, fold]) for fold in folds]
                 name = algo if seeds == 1 else f"{algo} (seed {seed})"
-                curves += _joined(name, folds, results, settings, watch)
+                curves += _joined(name, folds, runs, settings, watch)
     curves += _rules(market, folds, settings)
-    found = _measures(curves, market)
+    span = _test_days(market, folds)
+    found = measured(curves, market.prices.cash_rate[span.start + 1 : span.stop])
     why = {f.cell.title: f.why for f in failed}
     result = WalkForward(Path(out), tuple(folds), tuple(curves), found, left_out, why)
     write_walk_forward(result, settings)
@@ -206,30 +199,18 @@ def walkforward(
 def _joined(
     name: str,
     folds: Sequence[Fold],
-    results: Sequence[CellResult],
+    runs: Sequence[Path],
     settings: Settings,
     watch: Watch,
 ) -> list[Curve]:
     """The account that follows the folds' policies in turn, at both lags."""
     pieces = []
-    for fold, result in zip(folds, results, strict=True):
-        with _policy(result) as policy:
-            market = open_market(fold.of(settings), policy.scaler, watch)
-            market.layout.require_equal(policy.layout, f"{name}, {fold.name}")
+    for fold, run in zip(folds, runs, strict=True):
+        policy = load_policy(run)
+        market = open_market(fold.of(settings), policy.scaler, watch)
+        market.layout.require_equal(policy.layout, str(run))
         pieces.append(Piece(market, market.splits.test, policy.act))
     return [chained_backtest(pieces, settings.env_kwargs, name, lag) for lag in LAGS]
-
-
-@contextmanager
-def _policy(result: CellResult) -> Iterator[TrainedPolicy]:
-    if not result.policy:
-        raise ArtefactError(f"{result.algo} {result.fold}: has no policy; run the cell again")
-    with tempfile.TemporaryDirectory() as name:
-        best = Path(name) / "best"
-        best.mkdir()
-        for file, content in result.policy.items():
-            (best / file).write_bytes(content)
-        yield load_policy(Path(name))
 
 
 def _rules(market: ObservedMarket, folds: Sequence[Fold], settings: Settings) -> list[Curve]:
@@ -244,14 +225,3 @@ def _test_days(market: ObservedMarket, folds: Sequence[Fold]) -> Span:
     start = int(np.searchsorted(dates, np.datetime64(folds[0].validation_end))) + 1
     stop = int(np.searchsorted(dates, np.datetime64(folds[-1].test_end))) + 1
     return Span(start, stop)
-
-
-def _measures(
-    curves: Sequence[Curve], market: ObservedMarket
-) -> dict[str, dict[str, dict[str, float]]]:
-    dates, rates = market.prices.dates, market.prices.cash_rate
-    out: dict[str, dict[str, dict[str, float]]] = {}
-    for curve in curves:
-        cash = rates[np.searchsorted(dates, curve.dates)]
-        out.setdefault(curve.name, {})[f"lag_{curve.execution_lag}"] = measures(curve, cash)
-    return out

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +15,26 @@ from finflow_sb3.config import Settings
 from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.evaluation.plot_style import label, png_bytes
 from finflow_sb3.evaluation.plots import equity_plot
+from finflow_sb3.evaluation.report_numbers import COLUMNS, number
 from finflow_sb3.files import write_whole
 
 if TYPE_CHECKING:
     from finflow_sb3.evaluation.curve import Curve
     from finflow_sb3.walkforward import WalkForward
 
-__all__ = ["COLUMNS", "HEADS", "figure", "write_walk_forward"]
+__all__ = ["figures", "headings", "write_walk_forward"]
 
-COLUMNS = ("sharpe", "annual_return", "volatility", "max_drawdown", "turnover", "cost_drag")
-HEADS = ("Sharpe", "return a year", "volatility", "max drawdown", "turnover a year", "cost a year")
+SHOWN = ("sharpe", "annual_return", "volatility", "max_drawdown", "turnover", "cost_drag")
+
+
+def headings() -> list[str]:
+    """What the columns of the table are called."""
+    return [COLUMNS[name][0].replace("\u00ad", "") for name in SHOWN]
+
+
+def figures(found: Mapping[str, float]) -> list[str]:
+    """A curve's measures as tables write them."""
+    return [number(found[name], COLUMNS[name][1]) for name in SHOWN]
 
 
 def write_walk_forward(result: WalkForward, settings: Settings) -> None:
@@ -50,13 +60,12 @@ def _markdown(result: WalkForward) -> str:
         f"{len(result.folds)} folds, each trained on its past alone; net of costs, out of sample "
         f"from {first} to {last}.",
         "",
-        _row(["", "lag", *HEADS]),
-        _row(["---", "---:", *["---:"] * len(COLUMNS)]),
+        _row(["", "lag", *headings()]),
+        _row(["---", "---:", *["---:"] * len(SHOWN)]),
     ]
     for name, lags in result.measures.items():
         for lag, found in sorted(lags.items()):
-            cells = [figure(column, found[column]) for column in COLUMNS]
-            lines.append(_row([label(name), lag.removeprefix("lag_"), *cells]))
+            lines.append(_row([label(name), lag.removeprefix("lag_"), *figures(found)]))
     lines += ["", "| fold | trained to | chosen on, to | tested to |", "|---:|---|---|---|"]
     for fold in result.folds:
         lines.append(_row([str(fold.number), fold.train_end, fold.validation_end, fold.test_end]))
@@ -69,15 +78,6 @@ def _markdown(result: WalkForward) -> str:
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def figure(column: str, value: float) -> str:
-    """A measure as tables write it."""
-    if math.isnan(value):
-        return "–"
-    if column == "sharpe":
-        return f"{value:.3f}"
-    return f"{value:.2f}" if column == "turnover" else f"{100 * value:.2f} %"
 
 
 def _returns(curves: Sequence[Curve]) -> str:

@@ -20,13 +20,13 @@ from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.benchmark.matrix import Executor
 from finflow_sb3.benchmark.plan import make_cells, market_names, own_params
 from finflow_sb3.benchmark.results import CellResult, pack
-from finflow_sb3.benchmark.rewards import daily_rewards, episode_rewards
 from finflow_sb3.benchmark.scores import Group, median_run, profiles, row_of
 from finflow_sb3.benchmark.store import Store
 from finflow_sb3.benchmark.table import interval, verdict
 from finflow_sb3.benchmark.tasks import Event, Failed, Listener
+from finflow_sb3.benchmark.work import episode_rewards
 from finflow_sb3.cli.app import app
-from finflow_sb3.cli.benchmark import _names
+from finflow_sb3.cli.cells import names_in
 from finflow_sb3.config import EnvSettings, EvaluationSettings, Settings
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluation.backtest import backtest
@@ -105,7 +105,7 @@ def test_markets_have_names_of_their_own() -> None:
 
 
 def test_symbols_of_yahoo_stay_together() -> None:
-    assert _names("us20, yahoo:AAPL,BRK-B,x.csv,") == ["us20", "yahoo:AAPL,BRK-B", "x.csv"]
+    assert names_in("us20, yahoo:AAPL,BRK-B,x.csv,") == ["us20", "yahoo:AAPL,BRK-B", "x.csv"]
 
 
 # ---------------------------------------------------------------- rewards
@@ -129,13 +129,11 @@ def test_rewards_of_a_curve_are_the_environments(env: EnvSettings) -> None:
     played = [float(batch.step(a).rewards[0]) for a in actions[: len(span) - 1]]
     wanted = iter(actions)
     curve = backtest(market, span, env, lambda seen: next(wanted), "random")
-    found = daily_rewards(curve, market, span, env)
-    np.testing.assert_allclose(found, played, rtol=2e-6, atol=2e-6)
-    short = replace(env, episode_length=30)
-    whole = len(found) // 30
-    sums = [sum(played[30 * i : 30 * (i + 1)]) for i in range(whole)]
-    np.testing.assert_allclose(episode_rewards(curve, market, span, short), sums, atol=1e-4)
-    assert len(episode_rewards(curve, market, span, replace(env, episode_length=10_000))) == 1
+    np.testing.assert_array_equal(curve.rewards, played)
+    sums = [sum(played[30 * i : 30 * (i + 1)]) for i in range(len(played) // 30)]
+    assert episode_rewards(curve, 30) == pytest.approx(sums, abs=1e-9)
+    assert episode_rewards(curve, 10_000) == pytest.approx([sum(played)], abs=1e-9)
+    assert episode_rewards(replace(curve, rewards=None), 30) == []
 
 
 # ---------------------------------------------------------------- runs together

@@ -151,13 +151,43 @@ def test_prices_travel_with_the_task(settings: Settings) -> None:
     assert Path(placed(task).settings.market.prices).read_bytes() != b"cut"
 
 
+@pytest.mark.parametrize("algo", ["iql", "equal_weight"])
+def test_a_cell_has_the_cash_rate_that_is_set(
+    settings: Settings, tmp_path: Path, algo: str
+) -> None:
+    """It is part of the prices that the cell was made for, and of its Sharpe ratio."""
+    richer = settings.replace(env_kwargs={"cash_rate": 0.05})
+    plain, paid = (
+        run_cell(cell_of(each, algo), tmp_path / name)
+        for each, name in ((settings, "plain"), (richer, "paid"))
+    )
+    excess = paid.curve().returns - 0.05 / 252
+    expected = excess.mean() / excess.std(ddof=1) * 252**0.5
+    assert paid.measures["lag_0"]["sharpe"] == pytest.approx(expected, abs=1e-9)
+    assert paid.measures["lag_0"]["sharpe"] != plain.measures["lag_0"]["sharpe"]
+
+
+def test_a_cell_of_assets_that_come_and_go(settings: Settings, tmp_path: Path) -> None:
+    path = write_prices(tmp_path / "some.csv")
+    lines = path.read_text("utf-8").splitlines()
+    lines[1:101] = [line.rpartition(",")[0] + "," for line in lines[1:101]]
+    path.write_text("\n".join(lines), "utf-8")
+    some = settings.replace(market={"prices": str(path), "partial": True})
+    found = run_cell(cell_of(some, "equal_weight"), tmp_path / "runs")
+    assert np.isfinite(found.measures["lag_0"]["sharpe"])
+
+
 def test_an_index_travels_too(settings: Settings, tmp_path: Path) -> None:
     index = tmp_path / "index.csv.gz"
     index.write_bytes(b"date,close")
     changed = settings.replace(evaluation={"index": str(index)})
     carried = carried_by(changed)
-    assert carried["evaluation.index"].suffix == ".csv.gz"
-    there = placed(Task(cell_of(changed), carried))
+    assert carried["evaluation.index"].name == "index.csv.gz"
+    cell = cell_of(changed, "index")
+    there = placed(Task(cell, carried))
+    assert there.key == cell.key, "its result would be taken for another cell's"
+    index.write_bytes(b"date,price")
+    assert cell_of(changed, "index").key != cell.key
     assert Path(str(there.settings.evaluation.index)).read_bytes() == b"date,close"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from markets import batch_of, random_actions, random_prices, small_market
+from markets import batch_of, partial_prices, random_actions, random_prices, small_market
 
 from finflow_sb3.config import EnvSettings, MarketSettings
 from finflow_sb3.envs.batch import default_trade_rate
@@ -463,3 +463,26 @@ def test_missing_volume_is_refused(model: str) -> None:
     # A span that ends before it does not see it.
     span = Span(market.splits.train.start, row)
     batch_of(dataclasses.replace(market, prices=prices), env, span=span)
+
+
+def test_volume_before_and_after_an_assets_days_does_not_matter() -> None:
+    """What is not listed has no volume; all that is traded has, forced sales too."""
+    prices = partial_prices(starts={1: 60, 4: 150}, ends={2: 330, 5: 480})
+    listed = prices.listed
+    assert listed is not None and not listed.all()
+    whole = with_volume(prices)
+    assert whole.volume is not None
+    curves = []
+    for unknown in (np.nan, 1.0):
+        volume = np.where(listed, whole.volume, unknown)
+        market = observe(
+            dataclasses.replace(whole, volume=volume), MarketSettings(anchor_refit=63), COSTLY
+        )
+        batch = batch_of(market, COSTLY, span=Span(market.splits.train.start, len(prices)))
+        rng, values = np.random.default_rng(0), []
+        for _ in range(batch.episode_length):
+            batch.step(random_actions(market, 1, rng))
+            values.append([*batch.value, *batch.cost, *batch.turnover])
+        curves.append(np.array(values))
+    np.testing.assert_array_equal(*curves)
+    assert np.isfinite(curves[0]).all() and (curves[0][:, 1] > 0.0).any()

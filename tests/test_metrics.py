@@ -17,13 +17,13 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from finflow_sb3.errors import DataError
+from finflow_sb3.evaluation.bootstrap import sharpe_gap
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import (
     drawdown,
     measures,
     rolling_sharpe,
     sharpe,
-    sharpe_difference,
 )
 
 Float = NDArray[np.float64]
@@ -195,28 +195,28 @@ def test_sharpe_does_not_depend_on_leverage(returns: Float, scale: float) -> Non
 
 def test_bootstrap_sees_an_edge_and_no_edge() -> None:
     noise = fat_tails(1500, seed=7)
-    better = sharpe_difference(noise + 0.001, noise)
-    assert 0.0 < better.low < better.difference < better.high
-    same = sharpe_difference(noise, noise)
-    assert same.low == same.difference == same.high == 0.0
-    apart = sharpe_difference(noise, fat_tails(1500, seed=8))
+    better = sharpe_gap(noise + 0.001, noise)
+    assert 0.0 < better.low < better.value < better.high
+    same = sharpe_gap(noise, noise)
+    assert same.low == same.value == same.high == 0.0
+    apart = sharpe_gap(noise, fat_tails(1500, seed=8))
     assert apart.low < 0.0 < apart.high
 
 
 @pytest.mark.parametrize("days", [0, 1, 62])
 def test_bootstrap_says_nothing_on_a_few_days(days: int) -> None:
-    found = sharpe_difference(fat_tails(days), fat_tails(days, seed=4))
+    found = sharpe_gap(fat_tails(days), fat_tails(days, seed=4))
     assert math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_bootstrap_of_a_constant_series_is_undefined() -> None:
-    found = sharpe_difference(np.full(100, 0.001), fat_tails(100))
-    assert math.isnan(found.difference) and math.isnan(found.low)
+    found = sharpe_gap(np.full(100, 0.001), fat_tails(100))
+    assert math.isnan(found.value) and math.isnan(found.low)
 
 
 def test_bootstrap_refuses_other_days() -> None:
     with pytest.raises(DataError, match="compare the same days"):
-        sharpe_difference(np.zeros(5), np.zeros(6))
+        sharpe_gap(np.zeros(5), np.zeros(6))
 
 
 def test_import_is_light() -> None:

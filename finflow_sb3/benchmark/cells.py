@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,11 @@ class Cell:
             return "iql"
         return next((algo for algo in OFFLINE_ALGORITHMS if algo == self.algo), None)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A hash of what its numbers depend on: code, prices, settings that have a say in them."""
         content = self.settings.as_dict()
+        content["evaluation"] = _evaluation(content["evaluation"], self.algo)
         own = {"algo": self.algo, "fold": self.fold, "arguments": dict(self.arguments)}
         sections = ("env", "env_kwargs", *self._sections)
         parts = {name: content[name] for name in sections}
@@ -128,6 +131,16 @@ class Cell:
 def _market(content: dict[str, Any]) -> dict[str, Any]:
     """Settings of the market without the name of its source: `prices` is hashed by content."""
     return {k: v for k, v in content["market"].items() if k != "prices"}
+
+
+def _evaluation(evaluation: dict[str, Any], algo: str) -> dict[str, Any]:
+    """What of it a rule's curve depends on; a file by its content, as it travels."""
+    found = {k: evaluation[k] for k in ("lookback", "rebalance", "equities", "bonds")}
+    if algo == "index":
+        path = Path(evaluation["index"] or "").expanduser()
+        whole = path.read_bytes() if path.is_file() else b""
+        found["index"] = hashlib.sha256(whole).hexdigest() if whole else evaluation["index"]
+    return found
 
 
 def _run(content: dict[str, Any]) -> dict[str, Any]:

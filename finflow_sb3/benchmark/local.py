@@ -85,7 +85,7 @@ def _heed(stop: Stop) -> None:
 def _begin(work: _Work, threads: ThreadPoolExecutor, listen: Listener) -> None:
     task, attempt = work.waiting.next(list(work.running.values()))
     work.running[task.cell.key] = task
-    listen(Event(task.cell, "started"))
+    listen(Event(task.cell, "started", total=work.waiting.total))
     threads.submit(_attempt, work, task, attempt)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.market.sources import EMBEDDED
 
-__all__ = ["REFERENCE", "arguments_of", "make_cells", "market_names", "own_params"]
+__all__ = [
+    "REFERENCE",
+    "arguments_of",
+    "cells_of",
+    "check_matrix",
+    "make_cells",
+    "market_names",
+    "own_params",
+]
 
 REFERENCE = "equal_weight"
 """The rule that everything is compared with, asked for or not."""
@@ -56,10 +64,10 @@ def make_cells(
         If prices cannot be used.
     """
     algos = list(dict.fromkeys([*(known_algorithm(algo) for algo in algos), REFERENCE]))
-    _check(settings, algos, seeds, params)
+    check_matrix(settings, algos, seeds, params)
     if steps is not None:
         settings = settings.replace(cqsac={"n_timesteps": steps})
-    arguments = {
+    arguments: dict[str, dict[str, Any]] = {
         algo: arguments_of(algo, settings, params, files)
         | ({} if steps is None else {"n_timesteps": steps})
         for algo in algos
@@ -68,13 +76,39 @@ def make_cells(
     cells = []
     for name, source in market_names(markets).items():
         here = settings.replace(market={"prices": source})
-        key = prices_key(here)
-        for algo in algos:
-            own = _settings(algo, here)
-            for i in range(seeds if algo in LEARNED else 1):
-                seeded = own.replace(run={"seed": settings.run.seed + i})
-                cells.append(Cell(algo, name, seeded, key, arguments.get(algo, {})))
+        cells += cells_of(algos, seeds, name, here, prices_key(here), arguments)
     return cells
+
+
+def cells_of(
+    algos: Sequence[str],
+    seeds: int,
+    market: str,
+    settings: Settings,
+    prices: str,
+    arguments: Mapping[str, Mapping[str, Any]],
+    fold: str = "",
+) -> list[Cell]:
+    """Cells of one market, or of one fold of it.
+
+    Parameters
+    ----------
+    seeds : how many, from `settings.run.seed` on; a rule has one cell
+    market, prices : its name in tables, and the hash of its prices
+    arguments : of SB3's own algorithms, by algorithm
+    """
+    return [
+        Cell(
+            algo,
+            market,
+            _settings(algo, settings).replace(run={"seed": settings.run.seed + i}),
+            prices,
+            arguments.get(algo, {}),
+            fold,
+        )
+        for algo in algos
+        for i in range(seeds if algo in LEARNED else 1)
+    ]
 
 
 def market_names(markets: Sequence[str]) -> dict[str, str]:
@@ -95,7 +129,16 @@ def market_names(markets: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check(settings: Settings, algos: Sequence[str], seeds: int, params: Sequence[str]) -> None:
+def check_matrix(
+    settings: Settings, algos: Sequence[str], seeds: int, params: Sequence[str] = ()
+) -> None:
+    """Refuse what no matrix can be made of.
+
+    Raises
+    ------
+    ConfigError
+        As `make_cells` says.
+    """
     if not is_portfolio(settings.env):
         raise ConfigError(f"--env: {settings.env} is not made of prices; use finflow/Portfolio-v0")
     if seeds < 1:

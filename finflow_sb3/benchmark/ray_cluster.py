@@ -76,7 +76,8 @@ def run_ray(
         try:
             while flight.waiting or flight.running:
                 while flight.waiting and len(flight.running) < most:
-                    listen(Event(flight.launch().cell, "started"))
+                    started = flight.launch().cell
+                    listen(Event(started, "started", total=flight.waiting.total))
                 for task, attempt, answer in flight.landed():
                     _take_in(flight, task, attempt, answer, store, listen, failed)
                 if stop.asked:

@@ -25,7 +25,8 @@ from finflow_sb3.config_files import plain_yaml
 from finflow_sb3.errors import ArtefactError
 from finflow_sb3.evaluation.plot_style import png_bytes
 from finflow_sb3.files import write_whole
-from finflow_sb3.market.sources import EMBEDDED, load_prices
+from finflow_sb3.market.sources import EMBEDDED
+from finflow_sb3.opening import open_prices
 
 __all__ = ["ALL", "Benchmark", "benchmark"]
 
@@ -151,7 +152,7 @@ def _cash(cells: Sequence[Cell], results: Sequence[CellResult], market: str) -> 
     curve = next((r.curve(0) for r in results if r.market == market), None)
     if curve is None:
         return np.zeros(0)
-    table = load_prices(settings.market.prices, max_gap=settings.market.max_gap)
+    table = open_prices(settings)
     return np.asarray(table.cash_rate[np.searchsorted(table.dates, curve.dates)])
 
 

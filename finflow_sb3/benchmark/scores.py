@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.benchmark.results import CellResult
-from finflow_sb3.config_evaluation import AUTO, EvaluationSettings
+from finflow_sb3.config_evaluation import EvaluationSettings
 from finflow_sb3.evaluation.aggregate import (
     Profile,
     interquartile_mean,
@@ -27,7 +27,7 @@ from finflow_sb3.evaluation.aggregate import (
 from finflow_sb3.evaluation.bootstrap import (
     Interval,
     Resampled,
-    optimal_block,
+    block_days,
     resampled_sharpe,
     studentised,
 )
@@ -84,7 +84,7 @@ class Row:
 
     Attributes
     ----------
-    mean_reward, std_reward : of episodes of the test split, over all seeds
+    mean_reward, std_reward : of episodes of the test split, over all seeds; nan of an index
     n_timesteps : environment steps that it trained
     eval_timesteps, eval_episodes : that the rewards are of
     sharpe : interquartile mean over runs at lag 0, net of costs; other seeds' interval
@@ -167,8 +167,8 @@ def row_of(
         market=market,
         seeds=group.seeds,
         learns=learns,
-        mean_reward=float(np.mean(rewards)),
-        std_reward=float(np.std(rewards)),
+        mean_reward=float(np.mean(rewards)) if rewards else math.nan,
+        std_reward=float(np.std(rewards)) if rewards else math.nan,
         n_timesteps=round(group.fact("env_steps")),
         eval_timesteps=len(rewards) * min(episode_length, days),
         eval_episodes=len(rewards),
@@ -217,13 +217,9 @@ def _gaps(
     """Each run's Sharpe ratio above equal weight's, all resampled on the same days."""
     equal = reference.excess(market, 0)
     runs = [group.excess(market, i) for i in range(group.seeds)]
-    block = evaluation.block
-    if block == AUTO:
-        block = optimal_block(np.mean(runs, axis=0) - equal)
+    block = block_days(evaluation.block, np.mean(runs, axis=0) - equal)
     # The same seed, block and number of days draw the same days.
-    return [
-        resampled_sharpe(np.stack([run, equal]), int(block), evaluation.draws, seed) for run in runs
-    ]
+    return [resampled_sharpe(np.stack([run, equal]), block, evaluation.draws, seed) for run in runs]
 
 
 def _joint_error(errors: Float) -> Float:

@@ -165,7 +165,7 @@ def cells_csv(results: Sequence[CellResult]) -> str:
                     *(result.algo, result.market, result.seed, lag.removeprefix("lag_")),
                     *(repr(found[name]) for name in measures),
                     *(result.facts[name] for name in facts),
-                    *(sum(rewards) / len(rewards), result.key),
+                    *(sum(rewards) / len(rewards) if rewards else "", result.key),
                 ]
             )
     return buffer.getvalue()

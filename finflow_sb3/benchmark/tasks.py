@@ -19,6 +19,7 @@ from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.sources import EMBEDDED, load_prices, write_prices
+from finflow_sb3.opening import open_prices
 
 __all__ = [
     "Carried",
@@ -41,9 +42,9 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Carried:
-    """A file that a setting names: its content, and the ending by which it is read."""
+    """A file that a setting names: its own name, by which it is read, and its content."""
 
-    suffix: str
+    name: str
     content: bytes = field(repr=False)
 
 
@@ -68,7 +69,8 @@ class Event:
     ----------
     what : `progress` is within a cell; `again` says that it failed and is retried
     why : of a failure
-    stage, done, total : of `progress`
+    stage, done : of `progress`
+    total : of `progress` its units; of `started` the cells that are run, this one among them
     """
 
     cell: Cell
@@ -95,6 +97,7 @@ class Waiting:
 
     def __init__(self, tasks: Sequence[Task]):
         self.attempts = [(task, 0) for task in tasks]
+        self.total = len(tasks)
 
     def __len__(self) -> int:
         return len(self.attempts)
@@ -136,7 +139,7 @@ class CellFailed(FinflowError):
 
 def prices_key(settings: Settings) -> str:
     """A hash of a market's prices."""
-    return table_key(load_prices(settings.market.prices, max_gap=settings.market.max_gap))
+    return table_key(open_prices(settings))
 
 
 def table_key(table: PriceTable) -> str:
@@ -155,9 +158,11 @@ def carried_by(settings: Settings) -> dict[str, Carried]:
     source = settings.market.prices
     if source.startswith("yahoo:"):
         with tempfile.TemporaryDirectory() as name:
-            table = load_prices(source, max_gap=settings.market.max_gap)
+            table = load_prices(
+                source, max_gap=settings.market.max_gap, partial=settings.market.partial
+            )
             path = write_prices(table, Path(name) / "prices.parquet")
-            found["market.prices"] = Carried(".parquet", path.read_bytes())
+            found["market.prices"] = Carried(path.name, path.read_bytes())
     elif source != EMBEDDED:
         found["market.prices"] = _of_file(Path(source).expanduser())
     index = settings.evaluation.index
@@ -167,20 +172,18 @@ def carried_by(settings: Settings) -> dict[str, Carried]:
 
 
 def _of_file(path: Path) -> Carried:
-    compressed = path.suffix in (".gz", ".bz2", ".xz", ".zip")
-    suffix = "".join(path.suffixes[-2:]) if compressed else path.suffix
-    return Carried(suffix, path.read_bytes())
+    return Carried(path.name, path.read_bytes())
 
 
 def placed(task: Task) -> Cell:
     """The cell, with what it carries laid down on this machine.
 
-    The names are those of the content: what is cached of these prices is found again.
+    Folders are named after the content: what is cached of these prices is found again.
     """
     cell = task.cell
     for setting, carried in task.carried.items():
-        name = f"{hashlib.sha256(carried.content).hexdigest()[:32]}{carried.suffix}"
-        path = cache_folder() / "carried" / name
+        digest = hashlib.sha256(carried.content).hexdigest()[:32]
+        path = cache_folder() / "carried" / digest / Path(carried.name).name
         if not path.is_file() or path.stat().st_size != len(carried.content):
             write_whole(path, carried.content)
         section, _, field_name = setting.partition(".")

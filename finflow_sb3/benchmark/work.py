@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from finflow_sb3.allocator import keep_freed_memory
+from finflow_sb3.backtest_rules import LAGS, measured
 from finflow_sb3.benchmark.cells import Cell
 from finflow_sb3.benchmark.pretrained import pretrained_for
 from finflow_sb3.benchmark.results import CellResult
-from finflow_sb3.benchmark.rewards import episode_rewards
 from finflow_sb3.benchmark.tasks import table_key
 from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import ObservedMarket
@@ -19,7 +19,6 @@ from finflow_sb3.errors import DataError, FinflowError
 from finflow_sb3.evaluation.backtest import backtest
 from finflow_sb3.evaluation.baselines import baseline
 from finflow_sb3.evaluation.curve import Curve
-from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.files import present
 from finflow_sb3.opening import open_market
 from finflow_sb3.pipeline import finetune
@@ -27,9 +26,7 @@ from finflow_sb3.plain_training import train_plain
 from finflow_sb3.results import Watch
 from finflow_sb3.training.trained import load_policy
 
-__all__ = ["LAGS", "run_cell"]
-
-LAGS = (0, 1)
+__all__ = ["episode_rewards", "run_cell"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,8 @@ def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResul
     else:
         env, span = cell.settings.env_kwargs, market.splits.test
         curves = [backtest(market, span, env, policy.act, cell.algo, lag) for lag in LAGS]
+    span = market.splits.test
+    cash = market.prices.cash_rate[span.start + 1 : span.stop]
     facts: dict[str, Any] = {
         "env_steps": 0,
         "gradient_steps": 0,
@@ -74,7 +73,8 @@ def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResul
         "seconds": 0.0,
     }
     facts |= {} if trained is None else trained.facts
-    facts["episodes"] = _episodes(cell, curves, market)
+    length = cell.settings.env_kwargs.episode_length
+    facts["episodes"] = {f"lag_{c.execution_lag}": episode_rewards(c, length) for c in curves}
     facts["seconds"] += time.perf_counter() - begun
     return CellResult(
         key=cell.key,
@@ -83,7 +83,7 @@ def run_cell(cell: Cell, scratch: Path, watch: Watch | None = None) -> CellResul
         fold=cell.fold,
         seed=cell.seed,
         facts=facts,
-        measures=_measures(curves, market),
+        measures=measured(curves, cash)[curves[0].name],
         curves=tuple(curves),
         policy={} if trained is None else _policy_files(trained.run),
     )
@@ -126,19 +126,18 @@ def _rule(cell: Cell, market: ObservedMarket) -> list[Curve]:
     return [baseline(cell.algo, market, span, env, evaluation, lag) for lag in LAGS]
 
 
-def _measures(curves: list[Curve], market: ObservedMarket) -> dict[str, dict[str, float]]:
-    span = market.splits.test
-    cash = market.prices.cash_rate[span.start + 1 : span.stop]
-    return {f"lag_{c.execution_lag}": measures(c, cash) for c in curves}
+def episode_rewards(curve: Curve, length: int) -> list[float]:
+    """Total reward of each whole episode of `length` days, one after the other.
 
-
-def _episodes(cell: Cell, curves: list[Curve], market: ObservedMarket) -> dict[str, list[float]]:
-    """By lag the total rewards of the test split's episodes, as RL benchmarks report them."""
-    env, span = cell.settings.env_kwargs, market.splits.test
-    return {
-        f"lag_{curve.execution_lag}": episode_rewards(curve, market, span, env).tolist()
-        for curve in curves
-    }
+    Days at the end that make none are left out; a shorter curve is one episode. A curve that no
+    environment ran has none.
+    """
+    if curve.rewards is None:
+        return []
+    length = min(length, len(curve))
+    whole = len(curve) // length
+    sums: list[float] = curve.rewards[: whole * length].reshape(whole, length).sum(axis=1).tolist()
+    return sums
 
 
 def _policy_files(run: Path) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ Volume and volatility are those of the trailing days up to and including the day
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -69,12 +70,13 @@ def slippage_curve(kind: str, participation: Float) -> Float:
 def traded_value(prices: PriceTable, window: int, rows: Span) -> Float:
     """Mean daily traded value in money of the trailing `window` days, shape [len(rows), n].
 
-    Volume times the raw close where the prices have one, else times the close.
+    Volume times the raw close where the prices have one, else times the close. Infinite where an
+    asset was not listed on all of these days: nothing of it is traded then.
 
     Raises
     ------
     DataError
-        If the prices have no volume, or no or unknown volume in a window.
+        If the prices have no volume, or no or unknown volume in a window of a listed asset.
     """
     if prices.volume is None:
         raise DataError(
@@ -82,7 +84,9 @@ def traded_value(prices: PriceTable, window: int, rows: Span) -> Float:
             "long form with a column volume, or set slippage to none and impact to 0"
         )
     price = prices.close if prices.raw_close is None else prices.raw_close
-    mean = _windows(prices.volume * price, window, rows).mean(axis=-1)
+    mean = np.array(_windows(prices.volume * price, window, rows).mean(axis=-1))
+    if prices.listed is not None:
+        mean[~_windows(prices.listed, window, rows).all(axis=-1)] = np.inf
     bad = ~(mean > 0.0)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
@@ -91,7 +95,7 @@ def traded_value(prices: PriceTable, window: int, rows: Span) -> Float:
             f"{prices.dates[rows.start + row]} is missing or 0; leave the asset out, or set "
             "slippage to none and impact to 0"
         )
-    return np.asarray(mean)
+    return mean
 
 
 def volatility(prices: PriceTable, window: int, rows: Span) -> Float:
@@ -99,7 +103,7 @@ def volatility(prices: PriceTable, window: int, rows: Span) -> Float:
     return np.asarray(_windows(prices.returns(), window, rows).std(axis=-1, ddof=1))
 
 
-def _windows(values: Float, window: int, rows: Span) -> Float:
+def _windows(values: NDArray[Any], window: int, rows: Span) -> NDArray[Any]:
     """The trailing days of each row, its own last: shape [len(rows), n, window]."""
     known = values[rows.start - window + 1 : rows.stop]
     return np.asarray(sliding_window_view(known, window, axis=0))

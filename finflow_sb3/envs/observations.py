@@ -22,7 +22,7 @@ from finflow_sb3.market.listing import even_weights, tradable_days
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Splits, make_splits
 
-__all__ = ["ObservedMarket", "Scaler", "observe", "observe_source"]
+__all__ = ["ObservedMarket", "Scaler", "observe", "observe_source", "with_interest"]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]

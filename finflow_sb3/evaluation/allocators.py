@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finflow_sb3.config_evaluation import ALLOCATORS
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.market.fitting import cached_fits, clean_weights
 from finflow_sb3.market.prices import PriceTable
@@ -38,17 +39,6 @@ __all__ = ["ALLOCATORS", "Fitted", "fit_allocators", "fit_window", "listed_on", 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
-ALLOCATORS = (
-    "inverse_volatility",
-    "minimum_variance",
-    "maximum_sharpe",
-    "risk_budgeting",
-    "maximum_diversification",
-    "hrp",
-    "herc",
-    "minimum_cvar",
-    "nested_clusters",
-)
 FALLBACKS = ("minimum variance", "equal weights")
 """What an allocator without a solution holds, in this order."""
 # Part of every cache key: raise it when the weights that a window gives change.

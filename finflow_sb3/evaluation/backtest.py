@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
-from finflow_sb3.envs.batch import PortfolioBatch
+from finflow_sb3.envs.batch import BatchStep, PortfolioBatch
 from finflow_sb3.envs.costs import PARTS
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.curve import Curve
@@ -64,8 +64,9 @@ def play(batches: Sequence[PortfolioBatch], act: Act, name: str) -> list[Curve]:
     for _ in range(batches[0].episode_length):
         actions = act(seen)
         for i, record in enumerate(records):
-            seen[i] = record.batch.step(actions[i : i + 1]).observations[0]
-            record.take()
+            step = record.batch.step(actions[i : i + 1])
+            seen[i] = step.observations[0]
+            record.take(step)
     return [
         record.curves([name], env, with_gates=env.action_base == "anchors")[0]
         for record, env in zip(records, (batch.settings for batch in batches), strict=True)
@@ -87,8 +88,7 @@ def rule_curves(
     record = _Record(batch)
     for _ in range(batch.episode_length):
         wanted = targets(batch)
-        batch.step_to(wanted, idle=np.all(wanted == batch.held, axis=1))
-        record.take()
+        record.take(batch.step_to(wanted, idle=np.all(wanted == batch.held, axis=1)))
     return record.curves(names, env, with_gates=False)
 
 
@@ -109,9 +109,11 @@ class _Record:
         self.cost: list[Float] = []
         self.cost_parts: list[Float] = []
         self.gates: list[Float] = []
+        self.rewards: list[NDArray[np.float32]] = []
 
-    def take(self) -> None:
+    def take(self, step: BatchStep) -> None:
         batch = self.batch
+        self.rewards.append(step.rewards)
         self.rows.append(int(batch.row[0]))
         self.weights.append(batch.weights)
         self.turnover.append(batch.turnover)
@@ -124,6 +126,7 @@ class _Record:
         weights, turnover = np.stack(self.weights, axis=1), np.stack(self.turnover, axis=1)
         parts = np.stack(self.cost_parts, axis=-1)
         cost, gates = np.stack(self.cost, axis=1), np.stack(self.gates, axis=1)
+        rewards = np.stack(self.rewards, axis=1).astype(np.float64)
         return [
             Curve(
                 name=name,
@@ -135,6 +138,7 @@ class _Record:
                 cost=cost[i],
                 cost_parts=dict(zip(PARTS, parts[:, i], strict=True)),
                 gates=gates[i] if with_gates else None,
+                rewards=rewards[i],
                 assets=market.prices.assets,
                 anchors=market.anchors.names if with_gates else (),
                 fee=env.fee,

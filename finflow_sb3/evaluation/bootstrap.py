@@ -167,9 +167,7 @@ def sharpe_gap(
         If the two differ in length.
     """
     if len(first) != len(second):
-        raise DataError(
-            f"sharpe_difference: {len(first)} and {len(second)} days; compare the same days"
-        )
+        raise DataError(f"sharpe_gap: {len(first)} and {len(second)} days; compare the same days")
     return studentised(resampled_sharpe(np.stack([first, second]), block, draws, seed), level)
 
 

@@ -89,7 +89,7 @@ def break_even(
 
     Parameters
     ----------
-    env : its `fee` is replaced; everything else, other costs included, stays
+    env : its `fee` is replaced, for every asset; everything else, other costs included, stays
     act : observations float32 [B, layout.size] → actions [B, A]
     rebalance : days between two rebalancings of equal weight
     cap : largest fee that is tried
@@ -162,7 +162,7 @@ def _measured(
     points: Sequence[tuple[int, float]],
 ) -> dict[tuple[int, float], dict[Measure, float]]:
     """The edge by each measure at these lags and fees."""
-    envs = [dataclasses.replace(lagged(env, lag), fee=fee) for lag, fee in points]
+    envs = [dataclasses.replace(lagged(env, lag), fee=fee, fees={}) for lag, fee in points]
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
     found: dict[tuple[int, float], dict[Measure, float]] = {}
     ours = backtests(market, span, envs, act, "policy")

@@ -31,6 +31,7 @@ class Curve:
     cost : shape [D], costs paid, in units of the initial value
     cost_parts : what `cost` is the sum of, by name (fee, ticket, slippage, impact), shape [D]
         each; empty where it is not known
+    rewards : shape [D], what the environment paid for each day; None of what it did not run
     gates : shape [D, K], how much each anchor was listened to, or None
     assets : n names (cash is not among them)
     anchors : K names of the gates' columns
@@ -53,6 +54,7 @@ class Curve:
     execution_lag: int = 0
     note: str = ""
     cost_parts: Mapping[str, Float] = field(default_factory=dict)
+    rewards: Float | None = None
 
     @property
     def value(self) -> Float:

@@ -8,17 +8,14 @@ and never a warning; each docstring says when.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.errors import DataError
-from finflow_sb3.evaluation.bootstrap import sharpe_gap
 from finflow_sb3.evaluation.curve import TRADING_DAYS, Curve
 
 __all__ = [
-    "SharpeDifference",
     "annual_return",
     "cvar",
     "downside_deviation",
@@ -27,7 +24,6 @@ __all__ = [
     "profit_factor",
     "rolling_sharpe",
     "sharpe",
-    "sharpe_difference",
     "value_at_risk",
     "volatility",
     "win_rate",
@@ -199,55 +195,6 @@ def measures(curve: Curve, cash_rate: Float | float | None = None) -> dict[str, 
         "win_rate": win_rate(returns),
         "profit_factor": profit_factor(returns),
     }
-
-
-@dataclass(frozen=True)
-class SharpeDifference:
-    """Sharpe ratio of one curve minus that of another, with its uncertainty.
-
-    Attributes
-    ----------
-    difference : annual Sharpe ratio of the first minus that of the second
-    low, high : ends of the interval; nan where there are too few days to tell
-    level : probability that the interval is meant to hold, in percent
-    block, draws : mean days in a block of the bootstrap, and how often it was drawn
-    """
-
-    difference: float
-    low: float
-    high: float
-    level: int
-    block: int
-    draws: int
-
-
-def sharpe_difference(
-    first: Float,
-    second: Float,
-    block: int = 21,
-    draws: int = 1000,
-    seed: int = 0,
-    level: int = 95,
-) -> SharpeDifference:
-    """Difference of two Sharpe ratios, and its interval by `bootstrap.sharpe_gap`.
-
-    Parameters
-    ----------
-    first, second : excess returns on the same days, shape [D] each
-
-    Returns
-    -------
-    SharpeDifference
-        ``difference`` is nan where one of the two ratios is. The interval is nan below three
-        blocks of days: rotating the same few days would make a chance look certain.
-
-    Raises
-    ------
-    DataError
-        If the two series differ in length.
-    """
-    found = sharpe_gap(first, second, level, block, draws, seed)
-    return SharpeDifference(found.value, found.low, found.high, level, block, draws)
 
 
 def _excess(name: str, returns: Float, cash_rate: Float | float | None) -> Float:

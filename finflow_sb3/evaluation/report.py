@@ -18,7 +18,7 @@ from finflow_sb3.evaluation.allocators import ALLOCATORS
 from finflow_sb3.evaluation.analysis import Analysis, analyse
 from finflow_sb3.evaluation.break_even import BreakEven
 from finflow_sb3.evaluation.curve import Curve
-from finflow_sb3.evaluation.metrics import SharpeDifference, measures
+from finflow_sb3.evaluation.metrics import measures
 from finflow_sb3.evaluation.plot_style import png_bytes
 from finflow_sb3.evaluation.ranking import Ranking
 from finflow_sb3.evaluation.report_charts import ROLLING
@@ -112,6 +112,26 @@ class ReportInput:
     def at_lag(self, lag: int) -> list[Curve]:
         """The curves of one lag, the policy's first."""
         return [c for c in (*self.policy, *self.baselines) if c.execution_lag == lag]
+
+
+@dataclass(frozen=True)
+class SharpeDifference:
+    """Sharpe ratio of one curve minus that of another, with its uncertainty.
+
+    Attributes
+    ----------
+    difference : annual Sharpe ratio of the first minus that of the second
+    low, high : ends of the interval; nan where there are too few days to tell
+    level : probability that the interval is meant to hold, in percent
+    block, draws : mean days in a block of the bootstrap, and how often it was drawn
+    """
+
+    difference: float
+    low: float
+    high: float
+    level: int
+    block: int
+    draws: int
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings, MarketSettings
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.evaluation.backtest import baselines
+from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.evaluation.curve import Curve
 
 Float = NDArray[np.float64]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.options import Shared, shared_options
 from finflow_sb3.cli.runs import refuse_flags
+from finflow_sb3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finflow_sb3.config import EvaluationSettings
 
 __all__ = ["command"]
 
@@ -21,10 +25,11 @@ def command(
 ) -> None:
     """Backtest a run's best policy on its test split, beside the rules it has to beat.
 
-    The run's own settings hold; --prices takes a newer history of the same assets.
+    The run's own settings hold; --prices takes a newer history of the same assets, --param and
+    --config what it is compared with, as -p evaluation.index:SPY.
     """
-    why = "a run is evaluated with its own config.yml and other prices at most"
-    refuse_flags(why, shared, {}, keep=("prices",))
+    why = "a run is evaluated with its own config.yml, but for prices and the section evaluation"
+    refuse_flags(why, shared, {}, keep=("prices", "config", "param"))
 
     from finflow_sb3.quiet import silence_gym_notice
 
@@ -33,10 +38,36 @@ def command(
     from finflow_sb3.pipeline import evaluate
 
     with watching() as watch:
-        evaluated = evaluate(run, shared.prices, watch)
+        evaluated = evaluate(run, shared.prices, watch, _evaluation(run, shared))
     if shared.json:
         print_json(evaluated)
     else:
         from finflow_sb3.cli.results import show_evaluated
 
         show_evaluated(evaluated)
+
+
+def _evaluation(run: Path, shared: Shared) -> EvaluationSettings | None:
+    """The run's section with what --param and --config change in it; None without either.
+
+    Raises
+    ------
+    ConfigError
+        If they change anything else.
+    """
+    if not (shared.param or shared.config):
+        return None
+    from finflow_sb3.config_files import resolve
+    from finflow_sb3.runs.folder import RunFolder
+
+    own = RunFolder.open(run).settings()
+    files, params = shared.config or [], shared.param or []
+    found = resolve(algo=None, base=own, files=files, params=params, environ={})
+    before, after = own.flat(), found.flat()
+    for name in after:
+        if after[name] != before[name] and not name.startswith("evaluation."):
+            raise ConfigError(
+                f"{name}: a run is evaluated with what it was trained with; only settings of "
+                "evaluation can change"
+            )
+    return found.evaluation

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finflow_sb3.backtest_rules import LAGS, measured
-from finflow_sb3.config import Settings
+from finflow_sb3.config import EvaluationSettings, Settings
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.analysis import analyse
 from finflow_sb3.evaluation.backtest import backtest
@@ -26,16 +27,24 @@ from finflow_sb3.training.trained import load_policy
 __all__ = ["evaluate"]
 
 
-def evaluate(run: str | Path, prices: str | None = None, watch: Watch | None = None) -> Evaluated:
+def evaluate(
+    run: str | Path,
+    prices: str | None = None,
+    watch: Watch | None = None,
+    evaluation: EvaluationSettings | None = None,
+) -> Evaluated:
     """Backtest a run's best policy on its test split, and write the report.
 
     Parameters
     ----------
     prices : other prices of the same universe; the run's own if not given
+    evaluation : what it is compared with, and how; the run's own if not given
     """
     watch = watch or Watch()
     folder = RunFolder.open(run)
     settings = folder.settings()
+    if evaluation is not None:
+        settings = dataclasses.replace(settings, evaluation=evaluation)
     if prices is not None:
         settings = settings.replace(market={"prices": prices})
     policy = load_policy(folder.path)

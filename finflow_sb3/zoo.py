@@ -125,8 +125,8 @@ def _options_ahead(script: str, given: argparse.Namespace, folder: Path) -> list
     if given.help or script in PLOTS:
         return []
     if script == "enjoy":
-        # Our environments draw nothing.
-        return ["--no-render"] if is_portfolio(given.env) else []
+        # Our environments draw nothing, and nobody keeps agents of theirs for the zoo to find.
+        return ["--no-render", "--folder", "logs"] if is_portfolio(given.env) else []
     options: list[str] = []
     if given.conf_file is None:
         path = _write_settings(given, folder)

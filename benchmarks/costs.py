@@ -1,12 +1,13 @@
 """What each cost model costs: in time, and in a portfolio's figures at several sizes.
 
     python benchmarks/costs.py speed
-    python benchmarks/costs.py table --prices FILE
+    python benchmarks/costs.py table --prices FILE [--partial] [--split all]
 
 `speed` steps batches of portfolios over a synthetic market with volume, one cost model after the
 other in each round beside the proportional fee alone, and prints the ratio of their rates. `table`
-runs equal weight and the anchors' average through the test split of prices in long form with a
-column volume, under every model and size, and prints a Markdown table.
+runs equal weight, 60/40 (where there are funds of bonds) and the anchors' average through
+prices in long form with a column volume, under every model and size, and prints a Markdown
+table.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ silence_gym_notice()
 
 import numpy as np  # noqa: E402
 
-from finflow_sb3.config import ANCHORS, EnvSettings, MarketSettings  # noqa: E402
+from finflow_sb3.backtest_rules import SPLITS, split_span  # noqa: E402
+from finflow_sb3.config import (  # noqa: E402
+    ANCHORS,
+    EnvSettings,
+    EvaluationSettings,
+    MarketSettings,
+)
 from finflow_sb3.envs.batch import PortfolioBatch  # noqa: E402
 from finflow_sb3.envs.observations import ObservedMarket, observe, observe_source  # noqa: E402
-from finflow_sb3.evaluation.backtest import baselines  # noqa: E402
+from finflow_sb3.evaluation.baselines import AVERAGE, baselines  # noqa: E402
 from finflow_sb3.evaluation.curve import Curve  # noqa: E402
 from finflow_sb3.evaluation.metrics import measures  # noqa: E402
+from finflow_sb3.evaluation.plot_style import label  # noqa: E402
 from finflow_sb3.market.anchors import Anchors, refit_rows  # noqa: E402
 from finflow_sb3.market.prices import PriceTable  # noqa: E402
 
@@ -51,7 +59,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 SIZES = (1e6, 1e8, 1e9)
-RULES = ("equal_weight", "anchors' average")
+RULES = ("equal_weight", "sixty_forty", AVERAGE)
+COMPARED = EvaluationSettings(baselines=("equal_weight", "sixty_forty", "anchors"))
 DAYS, ASSETS = 1500, 20
 SECONDS = 0.4
 
@@ -118,20 +127,22 @@ def figures(curve: Curve, rate: Any) -> str:
     return f"{found['sharpe']:.3f} | {1e4 * found['cost_drag']:.1f}"
 
 
-def table(source: str) -> None:
-    market = observe_source(source, MarketSettings(), EnvSettings())
-    span = market.splits.test
+def table(source: str, partial: bool, split: Any) -> None:
+    market = observe_source(source, MarketSettings(partial=partial), EnvSettings())
+    span = split_span(market, split)
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
     days = market.prices.dates[[span.start, span.stop - 1]]
     print(f"{len(market.prices.assets)} assets, {days[0]} to {days[1]}\n")
-    heads = " | ".join(f"{rule}: Sharpe | bp a year" for rule in RULES)
+    there = {curve.name for curve in baselines(market, span, market.env, COMPARED)}
+    rules = [rule for rule in RULES if rule in there]
+    heads = " | ".join(f"{label(rule)}: Sharpe | bp a year" for rule in rules)
     print(f"| costs | capital | {heads} |")
-    print(f"|---|---:|{'---:|---:|' * len(RULES)}")
+    print(f"|---|---:|{'---:|---:|' * len(rules)}")
     for name, model in MODELS.items():
         for capital in SIZES if model else SIZES[:1]:
             env = dataclasses.replace(market.env, **model, capital=capital)
-            curves = {curve.name: curve for curve in baselines(market, span, env)}
-            cells = " | ".join(figures(curves[rule], cash) for rule in RULES)
+            curves = {c.name: c for c in baselines(market, span, env, COMPARED)}
+            cells = " | ".join(figures(curves[rule], cash) for rule in rules)
             print(f"| {name} | {f'{capital:.0e}' if model else 'any'} | {cells} |", flush=True)
 
 
@@ -143,11 +154,13 @@ def main() -> None:
     timed.add_argument("--portfolios", type=int, default=256)
     printed = what.add_parser("table")
     printed.add_argument("--prices", required=True, help="long form with a column volume")
+    printed.add_argument("--partial", action="store_true", help="assets may start or end within")
+    printed.add_argument("--split", choices=SPLITS, default="test", help="days")
     options = parser.parse_args()
     if options.what == "speed":
         speed(options.rounds, options.portfolios)
     else:
-        table(options.prices)
+        table(options.prices, options.partial, options.split)
 
 
 if __name__ == "__main__":

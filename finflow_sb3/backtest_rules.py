@@ -17,7 +17,7 @@ from finflow_sb3.market.splits import Span
 from finflow_sb3.opening import open_market
 from finflow_sb3.results import Backtested, Watch
 
-__all__ = ["LAGS", "SPLITS", "Split", "backtest_baselines", "measured"]
+__all__ = ["LAGS", "SPLITS", "Split", "backtest_baselines", "measured", "split_span"]
 
 LAGS = (0, 1)
 SPLITS = ("train", "validation", "test", "all")
@@ -35,7 +35,7 @@ def backtest_baselines(
     """
     watch = watch or Watch()
     market = open_market(settings, watch=watch)
-    span = _span(market, split)
+    span = split_span(market, split)
     curves = [
         curve
         for lag in LAGS
@@ -67,7 +67,8 @@ def measured(
     return out
 
 
-def _span(market: ObservedMarket, split: Split) -> Span:
+def split_span(market: ObservedMarket, split: Split) -> Span:
+    """The rows of a period, as `backtest_baselines` names it."""
     if split == "all":
         return Span(market.splits.train.start, market.splits.test.stop)
     return market.splits.named()[split]

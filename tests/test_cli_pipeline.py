@@ -269,6 +269,22 @@ def test_a_second_ctrl_c_ends_at_once(
 NUMBER = r"(?:−?[\d.]+(?: [%×])?|–)"
 
 
+def test_evaluate_takes_other_settings_of_the_evaluation(work: Work, tmp_path: Path) -> None:
+    """From flags and files; what the policy was trained with stays."""
+    file = tmp_path / "sceptic.yml"
+    days = "[2001-12-03, 2002-03-01]"
+    file.write_text(f"default:\n  evaluation:\n    level: 90\n    stress: {{mine: {days}}}\n")
+    asked = ["evaluate", work.finetuned, "-c", file, "-p", "evaluation.index:A", "--json"]
+    found = json.loads(fine(*asked).stdout)
+    assert found["measures"]["index"]["lag_0"]["turnover"] == 0.0
+    report = json.loads((Path(found["report"]).parent / "metrics.json").read_text())
+    assert report["analysis"]["level"] == 90
+    assert [p["name"] for p in report["analysis"]["stress"]["periods"]] in (["mine"], [])
+    refused = run("evaluate", work.finetuned, "-p", "fee:0.002")
+    assert refused.exit_code == 1
+    assert "env_kwargs.fee: a run is evaluated with what it was trained with" in refused.stderr
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_evaluate_shows_every_curve(work: Work, width: int) -> None:
     result = fine("evaluate", work.finetuned, width=width)

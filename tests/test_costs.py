@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from markets import batch_of, partial_prices, random_actions, random_prices, sma
 
 from finflow_sb3.config import EnvSettings, MarketSettings
 from finflow_sb3.envs.batch import default_trade_rate
-from finflow_sb3.envs.costs import PARTS, Costs, slippage_curve
+from finflow_sb3.envs.costs import PARTS, Costs, slippage_curve, traded_value
 from finflow_sb3.envs.observations import ObservedMarket, observe
 from finflow_sb3.errors import ConfigError, DataError
 from finflow_sb3.evaluation.baselines import baselines
 from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.market.sources import load_prices
 from finflow_sb3.market.splits import Span
 
 MODELS = ("none", "linear", "square_root", "exponential")
@@ -486,3 +488,15 @@ def test_volume_before_and_after_an_assets_days_does_not_matter() -> None:
         curves.append(np.array(values))
     np.testing.assert_array_equal(*curves)
     assert np.isfinite(curves[0]).all() and (curves[0][:, 1] > 0.0).any()
+
+
+def test_nothing_is_traded_on_a_day_without_a_price(tmp_path: Path) -> None:
+    """A close that is filled has a volume of 0, also of a raw close that is not there."""
+    path = tmp_path / "long.csv"
+    head = "date,symbol,adj_close,close,volume\n"
+    rows = "2020-01-01,A,1,2,10\n2020-01-01,B,1,2,10\n2020-01-02,B,1,2,30\n2020-01-03,A,1,2,20\n"
+    path.write_text(head + rows + "2020-01-03,B,1,2,20\n")
+    prices = load_prices(path)
+    assert prices.volume is not None
+    assert prices.volume[:, 0].tolist() == [10.0, 0.0, 20.0]
+    assert traded_value(prices, 3, Span(2, 3)).tolist() == [[20.0, 40.0]]

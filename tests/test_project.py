@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -79,3 +81,13 @@ def test_what_is_imported_is_declared() -> None:
     for path in sources:
         used = {canonicalize_name(DISTRIBUTIONS.get(m, m)) for m in third_party(path.read_text())}
         assert used <= declared, f"{path.relative_to(ROOT)}: {sorted(used - declared)}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_benchmarks_import_what_there_is(path: Path) -> None:
+    """Nothing else runs them: a name that has moved would show when somebody does."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("finflow_sb3"):
+            module = importlib.import_module(str(node.module))
+            missing = [a.name for a in node.names if not hasattr(module, a.name)]
+            assert not missing, f"{node.module} has no {', '.join(missing)}"

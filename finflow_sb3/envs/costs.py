@@ -84,7 +84,8 @@ def traded_value(prices: PriceTable, window: int, rows: Span) -> Float:
             "long form with a column volume, or set slippage to none and impact to 0"
         )
     price = prices.close if prices.raw_close is None else prices.raw_close
-    mean = np.array(_windows(prices.volume * price, window, rows).mean(axis=-1))
+    traded = np.where(prices.volume == 0.0, 0.0, prices.volume * price)
+    mean = np.array(_windows(traded, window, rows).mean(axis=-1))
     if prices.listed is not None:
         mean[~_windows(prices.listed, window, rows).all(axis=-1)] = np.inf
     bad = ~(mean > 0.0)

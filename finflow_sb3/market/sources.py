@@ -60,7 +60,8 @@ def load_prices(
         has columns date, symbol (or ticker, asset) and close or adj_close, and may have open,
         high, low, volume, raw_close and cash_rate; beside an adjusted close, ``close`` is the
         raw one. Case, spaces and underscores in these names do not matter. The optional
-        columns are kept as they are, NaN where a cell is empty.
+        columns are kept as they are, NaN where a cell is empty; but where a close is filled,
+        nothing was traded, and an empty volume is 0.
     assets : sequence of str, optional
         Assets to keep, in this order. The others are not checked.
     max_gap : int
@@ -102,7 +103,7 @@ def load_prices(
         open=panel.values.get("open"),
         high=panel.values.get("high"),
         low=panel.values.get("low"),
-        volume=panel.values.get("volume"),
+        volume=_volume(panel, listed),
         raw_close=panel.values.get("raw_close"),
         listed=listed,
     )
@@ -128,6 +129,14 @@ def _panel(source: str | Path | pd.DataFrame, assets: Sequence[str] | None, part
         f"{source!r} is no source of prices; {hint}"
         f"give us20, a {', '.join(FILE_ENDINGS)} file, or yahoo:SYMBOL,..."
     )
+
+
+def _volume(panel: Panel, listed: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    volume = panel.values.get("volume")
+    if volume is None:
+        return None
+    idle = listed & np.isnan(panel.values["close"]) & np.isnan(volume)
+    return np.where(idle, 0.0, volume)
 
 
 def _embedded_file() -> Path:

@@ -87,6 +87,7 @@ def sharpe_plot(rows: Sequence[Row], groups: Sequence[Group]) -> Figure:
         axes.plot([row.sharpe.value], [y], "|", color=tone, markersize=15, markeredgewidth=2.4)
     reference = next(row for row in rows if row.algo == "equal_weight")
     axes.axvline(reference.sharpe.value, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    axes.set_ylim(-0.6, len(ordered) - 0.4)
     axes.set_yticks(range(len(ordered)), [title_of(row.algo) for row in ordered])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_xlabel("annual Sharpe ratio on the test split; dashed: equal weight", fontsize=SMALL)

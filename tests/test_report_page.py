@@ -172,7 +172,7 @@ def test_parts_of_costs_are_shown_where_curves_have_them(tmp_path: Path) -> None
     source = report()
     policy, later = source.policy
     parts = {"fee": policy.cost * 0.75, "slippage": policy.cost * 0.25}
-    object.__setattr__(policy, "cost_parts", parts)
+    object.__setattr__(policy, "cost_parts", {**parts, "impact": 0.0 * policy.cost})
     page = page_of(dataclasses.replace(source, policy=(policy, later)), tmp_path)
     expected = [number(float(x.sum()), "plain") for x in (*parts.values(), policy.cost)]
     assert ["CQSAC", *expected] in page.rows

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from finflow_sb3.evaluation.break_even import NAMES, BreakEven
 from finflow_sb3.evaluation.curve import Curve
@@ -27,8 +26,8 @@ def costs(report: ReportInput) -> str:
 
 def _parts(curves: Sequence[Curve]) -> str:
     paid = [_paid(curve) for curve in curves]
-    names = list(dict.fromkeys(part for parts in paid for part in parts))
-    if not names:
+    names = list(dict.fromkeys(part for parts in paid for part, sum_ in parts.items() if sum_))
+    if len(names) < 2:  # one part is all of the costs, which stand in the table of measures
         return ""
     rows = [
         Row(
@@ -51,8 +50,7 @@ def _parts(curves: Sequence[Curve]) -> str:
 
 def _paid(curve: Curve) -> dict[str, float]:
     """Sum of each part of a curve's costs; empty where the curve does not tell them apart."""
-    parts: Mapping[str, NDArray[np.float64]] = curve.cost_parts or {}
-    return {name: float(np.sum(values)) for name, values in parts.items()}
+    return {name: float(np.sum(values)) for name, values in curve.cost_parts.items()}
 
 
 def _break_even(found: Sequence[BreakEven]) -> str:

@@ -108,9 +108,8 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         run_cells([cell], Store(tmp_path / "out"), Executor("ray"), lambda event: None)
 
 
-@pytest.mark.slow
 def test_an_address_without_a_cluster_is_refused(tmp_path: Path) -> None:
-    """Ray itself asks for a minute."""
+    """At once: Ray itself would ask for minutes."""
     settings = tiny_settings(tmp_path)
     cell = Cell("equal_weight", "tiny", settings, prices_key(settings))
     executor = Executor("ray", address="127.0.0.1:1")

@@ -8,6 +8,7 @@ finflow-sb3; a task on one with other code is refused.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,8 @@ from finflow_sb3.stopping import stop_on_signal
 __all__ = ["run_ray"]
 
 LOOK_EVERY = 0.5
+# Seconds that a cluster has to answer.
+PATIENCE = 10.0
 # What travels is small: price files and policies. Ray's smallest store is 75 MiB.
 OBJECT_STORE = 160 << 20
 SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -103,6 +106,8 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
     if ray.is_initialized():
         yield
         return
+    if address:
+        _require_somebody(address)
     options: dict[str, Any] = {"address": address} if address else _own_cluster(workers)
     try:
         ray.init(log_to_driver=False, logging_level="ERROR", configure_logging=True, **options)
@@ -113,6 +118,20 @@ def _connected(ray: Any, address: str | None, workers: int | None) -> Iterator[N
         yield
     finally:
         ray.shutdown()
+
+
+def _require_somebody(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray would try it for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" and the like, which Ray looks up by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--address: {address}: no Ray cluster ({one_line(str(error))}); give the head's host "
+            "and port"
+        ) from None
 
 
 def _own_cluster(workers: int | None) -> dict[str, Any]:

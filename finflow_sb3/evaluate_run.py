@@ -1,73 +1,94 @@
-"""The verb `evaluate`: a run's best policy on the test split, beside the baselines."""
+"""The verb `evaluate`: policies of one or several runs on the test split, beside the baselines."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finflow_sb3.backtest_rules import LAGS, measured
-from finflow_sb3.config import EvaluationSettings, Settings
+from finflow_sb3.config import EnvSettings, EvaluationSettings, Settings
+from finflow_sb3.ensembles import (
+    Policies,
+    Runs,
+    load_policies,
+    write_members,
+)
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.analysis import analyse
 from finflow_sb3.evaluation.backtest import backtest
 from finflow_sb3.evaluation.baselines import baselines, remarks
 from finflow_sb3.evaluation.break_even import BreakEven, break_even
 from finflow_sb3.evaluation.curve import Curve
+from finflow_sb3.evaluation.ensemble import Combination
 from finflow_sb3.evaluation.plot_style import label
 from finflow_sb3.evaluation.report import ReportInput, ReportMarket, write_report
+from finflow_sb3.market.splits import Span
 from finflow_sb3.market.summary import SURVIVORSHIP_NOTE
 from finflow_sb3.opening import open_market
 from finflow_sb3.results import Evaluated, Watch
 from finflow_sb3.run_notes import noted_ranking
 from finflow_sb3.runs.folder import RunFolder
-from finflow_sb3.training.trained import load_policy
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: str | Path,
+    run: Runs,
     prices: str | None = None,
     watch: Watch | None = None,
     evaluation: EvaluationSettings | None = None,
+    combination: Combination = "mean",
+    shrinkage: float = 0.0,
 ) -> Evaluated:
     """Backtest a run's best policy on its test split, and write the report.
 
+    Several runs act together as an ensemble, each of them is backtested too, and all of it is
+    kept in a folder of its own under `ensemble`, which stands for these runs from then on.
+
     Parameters
     ----------
+    run : a run, an ensemble's folder, or several runs
     prices : other prices of the same universe; the run's own if not given
     evaluation : what it is compared with, and how; the run's own if not given
+    combination, shrinkage : of several runs, see `Ensemble`
+
+    Raises
+    ------
+    ArtefactError
+        As `load_policies` does.
     """
     watch = watch or Watch()
-    folder = RunFolder.open(run)
-    settings = folder.settings()
+    policies = load_policies(run, combination, shrinkage)
+    settings = policies.settings
     if evaluation is not None:
         settings = dataclasses.replace(settings, evaluation=evaluation)
     if prices is not None:
         settings = settings.replace(market={"prices": prices})
-    policy = load_policy(folder.path)
-    market = open_market(settings, policy.scaler, watch)
-    market.layout.require_equal(policy.layout, str(run))
+    market = open_market(settings, policies.scaler, watch)
+    market.layout.require_equal(policies.layout, str(policies.runs[0]))
     env, span = settings.env_kwargs, market.splits.test
     curves: list[Curve] = []
     others: list[Curve] = []
     rules = settings.evaluation
     for lag in LAGS:
         watch.progress("backtests", lag, len(LAGS))
-        curves.append(backtest(market, span, env, policy.act, policy.name, lag))
+        curves.append(backtest(market, span, env, policies.policy, policies.name, lag))
+        others += _members(policies, market, span, env, lag)
         others += baselines(market, span, env, rules, lag, partial(watch.progress, "baselines"))
     watch.progress("backtests", len(LAGS), len(LAGS))
     search = partial(watch.progress, "break-even fees")
-    fees = break_even(market, span, env, policy.act, rules.rebalance, LAGS, on_progress=search)
+    fees = break_even(market, span, env, policies.policy, rules.rebalance, LAGS, on_progress=search)
     notes = remarks(others, market.prices.assets, rules)
-    report = _report(folder, settings, market, policy, curves, others, fees, notes)
+    folder = _folder(run, policies, settings)
+    report = _report(folder, settings, market, policies, curves, others, fees, notes)
     paths = write_report(report, folder.report)
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
     return Evaluated(
         run=folder.path,
-        policy=policy.name,
+        policy=policies.name,
         report=paths.index,
         verdict=paths.verdict.sentence,
         dates=span.dates(market.prices.dates),
@@ -77,11 +98,40 @@ def evaluate(
     )
 
 
+def _folder(run: Runs, policies: Policies, settings: Settings) -> RunFolder:
+    """Where the report goes: into the one folder that is given, or a new one of an ensemble."""
+    if isinstance(run, (str, Path)):
+        return RunFolder.open(run)
+    if len(policies.runs) == 1:
+        return RunFolder.open(policies.runs[0])
+    return new_ensemble(settings, policies.runs)
+
+
+def new_ensemble(settings: Settings, runs: Sequence[Path]) -> RunFolder:
+    """A folder that stands for these runs from now on."""
+    folder = RunFolder.create(settings.run.log_dir, "ensemble", settings.env)
+    folder.write_settings(settings)
+    write_members(folder.path, runs)
+    return folder
+
+
+def _members(
+    policies: Policies, market: ObservedMarket, span: Span, env: EnvSettings, lag: int
+) -> list[Curve]:
+    """The members of an ensemble by themselves."""
+    if len(policies.members) == 1:
+        return []
+    return [
+        backtest(market, span, env, member.act, f"member {i}: {member.name}", lag)
+        for i, member in enumerate(policies.members, start=1)
+    ]
+
+
 def _report(
     folder: RunFolder,
     settings: Settings,
     market: ObservedMarket,
-    policy: Any,
+    policies: Policies,
     curves: list[Curve],
     others: list[Curve],
     fees: tuple[BreakEven, ...],
@@ -90,7 +140,7 @@ def _report(
     prices, span = market.prices, market.splits.test
     cash = prices.cash_rate[span.start + 1 : span.stop]
     return ReportInput(
-        title=f"{label(policy.name)} on {prices.source}",
+        title=f"{label(policies.name)} on {prices.source}",
         run=str(folder.path),
         market=ReportMarket(
             source=prices.source,
@@ -106,7 +156,7 @@ def _report(
         command=folder.command(),
         cash_rate=cash,
         notes=notes,
-        extra=_chosen(policy.facts),
+        extra=_chosen(policies.facts()),
         pretraining=noted_ranking(folder),
         analysis=analyse(
             next(c for c in curves if c.execution_lag == 0),

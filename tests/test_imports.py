@@ -46,7 +46,7 @@ LAYERS = (
     ("cqsac",),
     ("training",),
     ("results",),
-    ("opening", "pretraining_record", "run_notes"),
+    ("ensembles", "opening", "pretraining_record", "run_notes"),
     ("backtest_rules",),
     ("plain_pretraining",),
     ("collecting", "evaluate_run", "plot_runs"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +13,14 @@ from finflow_sb3.envs.batch import BatchStep, PortfolioBatch
 from finflow_sb3.envs.costs import PARTS
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.evaluation.curve import Curve
+from finflow_sb3.evaluation.ensemble import Act, Ensemble
 from finflow_sb3.market.splits import Span
 
-__all__ = ["Act", "backtest", "backtests", "lagged", "play", "rule_curves"]
+__all__ = ["Act", "Policy", "backtest", "backtests", "lagged", "play", "rule_curves"]
 
 Float = NDArray[np.float64]
-Act = Callable[[NDArray[np.float32]], NDArray[Any]]
+Policy = Act | Ensemble
+"""Observations float32 [B, layout.size] → actions [B, A]; or several of them together."""
 Targets = Callable[[PortfolioBatch], Float]
 
 
@@ -27,7 +28,7 @@ def backtest(
     market: ObservedMarket,
     span: Span,
     env: EnvSettings,
-    act: Act,
+    policy: Policy,
     name: str,
     execution_lag: int | None = None,
 ) -> Curve:
@@ -35,42 +36,49 @@ def backtest(
 
     Parameters
     ----------
-    act : observations float32 [1, layout.size] → actions [1, A]
     execution_lag : the environment's own if not given; observations keep the layout that the
         policy was trained with
     """
-    return backtests(market, span, [lagged(env, execution_lag)], act, name)[0]
+    return backtests(market, span, [lagged(env, execution_lag)], policy, name)[0]
 
 
 def backtests(
-    market: ObservedMarket, span: Span, envs: Sequence[EnvSettings], act: Act, name: str
+    market: ObservedMarket, span: Span, envs: Sequence[EnvSettings], policy: Policy, name: str
 ) -> list[Curve]:
-    """As `backtest` in each of several environments, the policy asked for all of them at once.
-
-    Parameters
-    ----------
-    act : observations float32 [len(envs), layout.size] → actions [len(envs), A]
-    """
+    """As `backtest` in each of several environments, the policy asked for all of them at once."""
     batches = [PortfolioBatch(market, span, 1, env, evaluation=True) for env in envs]
     for batch in batches:
         batch.reset()
-    return play(batches, act, name)
+    return play(batches, policy, name)
 
 
-def play(batches: Sequence[PortfolioBatch], act: Act, name: str) -> list[Curve]:
+def play(batches: Sequence[PortfolioBatch], policy: Policy, name: str) -> list[Curve]:
     """What a policy makes of batches of one portfolio each, from their states to their ends."""
     records = [_Record(batch) for batch in batches]
     seen = np.concatenate([batch.observations() for batch in batches])
     for _ in range(batches[0].episode_length):
-        actions = act(seen)
-        for i, record in enumerate(records):
-            step = record.batch.step(actions[i : i + 1])
+        for i, (step, apart) in enumerate(_stepped(batches, policy, seen)):
             seen[i] = step.observations[0]
-            record.take(step)
+            records[i].take(step, apart)
     return [
         record.curves([name], env, with_gates=env.action_base == "anchors")[0]
         for record, env in zip(records, (batch.settings for batch in batches), strict=True)
     ]
+
+
+def _stepped(
+    batches: Sequence[PortfolioBatch], policy: Policy, seen: NDArray[np.float32]
+) -> Iterator[tuple[BatchStep, Float | None]]:
+    """A step of each batch as the policy decides on what they show, and its disagreement."""
+    if isinstance(policy, Ensemble):
+        actions = policy.actions(seen)
+        for i, batch in enumerate(batches):
+            decision = policy.decide(batch, [a[i : i + 1] for a in actions])
+            yield batch.step_to(decision.target, decision.idle), decision.disagreement
+    else:
+        wanted = policy(seen)
+        for i, batch in enumerate(batches):
+            yield batch.step(wanted[i : i + 1]), None
 
 
 def rule_curves(
@@ -110,9 +118,12 @@ class _Record:
         self.cost_parts: list[Float] = []
         self.gates: list[Float] = []
         self.rewards: list[NDArray[np.float32]] = []
+        self.apart: list[Float] = []
 
-    def take(self, step: BatchStep) -> None:
+    def take(self, step: BatchStep, apart: Float | None = None) -> None:
         batch = self.batch
+        if apart is not None:
+            self.apart.append(apart)
         self.rewards.append(step.rewards)
         self.rows.append(int(batch.row[0]))
         self.weights.append(batch.weights)
@@ -127,6 +138,7 @@ class _Record:
         parts = np.stack(self.cost_parts, axis=-1)
         cost, gates = np.stack(self.cost, axis=1), np.stack(self.gates, axis=1)
         rewards = np.stack(self.rewards, axis=1).astype(np.float64)
+        apart = np.stack(self.apart, axis=1) if self.apart else None
         return [
             Curve(
                 name=name,
@@ -139,6 +151,7 @@ class _Record:
                 cost_parts=dict(zip(PARTS, parts[:, i], strict=True)),
                 gates=gates[i] if with_gates else None,
                 rewards=rewards[i],
+                disagreement=None if apart is None else apart[i],
                 assets=market.prices.assets,
                 anchors=market.anchors.names if with_gates else (),
                 fee=env.fee,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.evaluation.backtest import Act, backtests, lagged
+from finflow_sb3.evaluation.backtest import Policy, backtests, lagged
 from finflow_sb3.evaluation.baselines import equal_weight
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.evaluation.metrics import annual_return, sharpe
@@ -75,7 +75,7 @@ def break_even(
     market: ObservedMarket,
     span: Span,
     env: EnvSettings,
-    act: Act,
+    act: Policy,
     rebalance: int = 21,
     lags: Sequence[int] = (0, 1),
     cap: float = CAP,
@@ -90,7 +90,6 @@ def break_even(
     Parameters
     ----------
     env : its `fee` is replaced, for every asset; everything else, other costs included, stays
-    act : observations float32 [B, layout.size] → actions [B, A]
     rebalance : days between two rebalancings of equal weight
     cap : largest fee that is tried
     on_progress : called with (searches done, searches) after each round
@@ -157,7 +156,7 @@ def _measured(
     market: ObservedMarket,
     span: Span,
     env: EnvSettings,
-    act: Act,
+    act: Policy,
     rebalance: int,
     points: Sequence[tuple[int, float]],
 ) -> dict[tuple[int, float], dict[Measure, float]]:

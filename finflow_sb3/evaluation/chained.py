@@ -14,7 +14,7 @@ from finflow_sb3.config import EnvSettings
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import DataError
-from finflow_sb3.evaluation.backtest import Act, lagged, play
+from finflow_sb3.evaluation.backtest import Policy, lagged, play
 from finflow_sb3.evaluation.curve import Curve
 from finflow_sb3.market.splits import Span
 
@@ -44,7 +44,7 @@ class Piece:
 
     market: ObservedMarket
     span: Span
-    act: Act
+    act: Policy
 
 
 def chained_backtest(

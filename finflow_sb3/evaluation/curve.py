@@ -32,6 +32,8 @@ class Curve:
     cost_parts : what `cost` is the sum of, by name (fee, ticket, slippage, impact), shape [D]
         each; empty where it is not known
     rewards : shape [D], what the environment paid for each day; None of what it did not run
+    disagreement : shape [D], of an ensemble: the part of the portfolio that its members would
+        place elsewhere (`ensemble.Decision`); None of a single policy
     gates : shape [D, K], how much each anchor was listened to, or None
     assets : n names (cash is not among them)
     anchors : K names of the gates' columns
@@ -55,6 +57,7 @@ class Curve:
     note: str = ""
     cost_parts: Mapping[str, Float] = field(default_factory=dict)
     rewards: Float | None = None
+    disagreement: Float | None = None
 
     @property
     def value(self) -> Float:

@@ -81,6 +81,7 @@ LABELS = {
     "minimum_cvar": "Minimum CVaR",
     "sixty_forty": "60/40",
     "index": "Index, cost-free",
+    "ensemble": "Ensemble",
     "cqsac": "CQSAC",
     "cqsac_scratch": "CQSAC from scratch",
     "iql": "IQL",
@@ -99,6 +100,9 @@ def label(name: str) -> str:
     """How a curve is called in pictures and tables."""
     if name.startswith("anchor: "):
         return f"Anchor: {name.removeprefix('anchor: ')}"
+    if name.startswith("member "):
+        number, _, algo = name.partition(": ")
+        return f"{number.capitalize()}: {LABELS.get(algo, algo)}"
     if name in ALLOCATORS and name not in LABELS:
         return name.replace("_", " ").capitalize().replace("sharpe", "Sharpe")
     return LABELS.get(name, name)

@@ -222,7 +222,7 @@ def _pictures(report: ReportInput) -> dict[str, Figure]:
     # A dozen allocators more would hide the lines; they have their rows in the table.
     curves = [c for c in report.at_lag(0) if c.name not in ALLOCATORS]
     policy = curves[0]
-    few = [policy] + [c for c in curves[1:] if not c.name.startswith("anchor: ")]
+    few = [policy] + [c for c in curves[1:] if not c.name.startswith(("anchor: ", "member "))]
     out = {
         "equity": plots.equity_plot(curves, WIDE),
         "drawdown": plots.drawdown_plot(few, WIDE),

@@ -81,7 +81,7 @@ def _inert(value: Any) -> str:
 def _charts(report: ReportInput, found: Found) -> dict[str, list[Chart]]:
     """The charts of each section, as far as there is something to draw."""
     curves = report.at_lag(0)
-    few = [c for c in curves if not c.name.startswith("anchor: ")]
+    few = [c for c in curves if not c.name.startswith(("anchor: ", "member "))]
     later = [c for c in report.policy if c.execution_lag != 0]
     gates, intervals = charts.gates_chart(curves[0]), statistics.intervals_chart(found.analysis)
     return {

@@ -1,0 +1,190 @@
+"""Runs whose policies act together, and one run alone as the simplest case of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finflow_sb3.config import Settings
+from finflow_sb3.envs.observations import Scaler
+from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.evaluation.backtest import Policy
+from finflow_sb3.evaluation.ensemble import Combination, Ensemble
+from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.pretrain.artefact import read_json, write_json
+from finflow_sb3.runs.folder import RunFolder
+from finflow_sb3.training.trained import TrainedPolicy, load_policy
+
+__all__ = ["MEMBERS", "Policies", "Runs", "load_policies", "members_of", "write_members"]
+
+Runs = str | Path | Sequence[str | Path]
+"""A run, or several; a folder of an ensemble stands for its members."""
+MEMBERS = "members.json"
+"""In an ensemble's folder: its runs, as paths from there."""
+OF_TRAINING = {
+    "cvar_target",
+    "episode_length",
+    "initial_weights",
+    "lambda_cvar",
+    "lambda_dd",
+    "lambda_turn",
+    "reward",
+    "reward_baseline",
+    "ruin",
+    "sharpe_decay",
+}
+"""What policies learned for may differ between members: it changes no decision and no account."""
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The trained policies of one or several runs, ready to act as one.
+
+    Attributes
+    ----------
+    runs : folders, in the order in which they were given
+    members : a policy of each
+    settings : of the first run; all that concerns market and environment is the same in each
+    policy : what backtests take: the run's own `act`, or an `Ensemble` of several
+    """
+
+    runs: tuple[Path, ...]
+    members: tuple[TrainedPolicy, ...]
+    settings: Settings
+    combination: Combination
+    shrinkage: float
+
+    @property
+    def together(self) -> bool:
+        """Whether there is more to it than one policy's own decision."""
+        return len(self.members) > 1 or self.shrinkage > 0.0
+
+    @property
+    def name(self) -> str:
+        """Of its curve: the algorithm's, or "ensemble"."""
+        return "ensemble" if len(self.members) > 1 else self.members[0].name
+
+    @property
+    def layout(self) -> ObservationLayout:
+        return self.members[0].layout
+
+    @property
+    def scaler(self) -> Scaler:
+        return self.members[0].scaler
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The members together; of one run an ensemble of one."""
+        scores = [score_of(member) for member in self.members]
+        known = tuple(score for score in scores if score is not None)
+        acts = tuple(member.act for member in self.members)
+        return Ensemble(acts, self.combination, known, self.shrinkage)
+
+    @property
+    def policy(self) -> Policy:
+        return self.ensemble if self.together else self.members[0].act
+
+    def facts(self) -> dict[str, Any]:
+        """How they are combined, in words; the run's own facts where it is alone."""
+        if not self.together:
+            return self.members[0].facts
+        how = {"runs": len(self.members), "combined by": self.combination}
+        return {**how, "shrinkage": self.shrinkage} if self.shrinkage else how
+
+
+def score_of(member: TrainedPolicy) -> float | None:
+    """The validation Sharpe that a policy was kept for."""
+    score = member.facts.get("validation", {}).get("sharpe")
+    return None if score is None else float(score)
+
+
+def load_policies(
+    runs: Runs, combination: Combination = "mean", shrinkage: float = 0.0
+) -> Policies:
+    """The best policies of these runs, to act as one.
+
+    Parameters
+    ----------
+    runs : run folders, or the folder of an ensemble; one alone is its policy and nothing else
+    combination, shrinkage : as for `Ensemble`
+
+    Raises
+    ------
+    ArtefactError
+        If a run holds no policy, or runs see different markets: other prices, splits, assets,
+        costs or scalers. Then a test split of one may be a training split of another.
+    ConfigError
+        If they cannot be combined so.
+    """
+    paths = members_of(runs)
+    settings = [RunFolder.open(path).settings() for path in paths]
+    members = tuple(load_policy(path) for path in paths)
+    for path, own, member in zip(paths[1:], settings[1:], members[1:], strict=True):
+        _require_same(paths[0], settings[0], members[0], path, own, member)
+    found = Policies(paths, members, settings[0], combination, shrinkage)
+    _ = found.ensemble  # refuses what cannot be combined
+    return found
+
+
+def _require_same(
+    first: Path,
+    settings: Settings,
+    policy: TrainedPolicy,
+    path: Path,
+    own: Settings,
+    member: TrainedPolicy,
+) -> None:
+    member.layout.require_equal(policy.layout, str(path))
+    before, now = settings.flat(), own.flat()
+    for key in before:
+        section, _, name = key.partition(".")
+        decides = section == "market" or (section == "env_kwargs" and name not in OF_TRAINING)
+        if decides and before[key] != now[key]:
+            raise ArtefactError(
+                f"{path}: has {key} {now[key]!r}, and {first} {before[key]!r}; an ensemble is of "
+                "runs in one market and environment"
+            )
+    if member.scaler != policy.scaler:
+        raise ArtefactError(
+            f"{path}: was trained on other prices than {first} (their scalers differ); an "
+            "ensemble is of runs in one market and environment"
+        )
+
+
+def members_of(runs: Runs) -> tuple[Path, ...]:
+    """The runs that are meant, with folders of ensembles replaced by their members.
+
+    Raises
+    ------
+    ConfigError
+        If none is given, or one twice.
+    ArtefactError
+        If an ensemble's file is not whole.
+    """
+    given = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    found: list[Path] = []
+    for each in map(Path, given):
+        found += _listed(each) if (each / MEMBERS).is_file() else [each]
+    if not found:
+        raise ConfigError("run: none is given; give the folder of a run, or several")
+    for path in found:
+        if [p.resolve() for p in found].count(path.resolve()) > 1:
+            raise ConfigError(f"{path}: is given more than once; every run has one voice")
+    return tuple(found)
+
+
+def _listed(folder: Path) -> list[Path]:
+    content = read_json(folder / MEMBERS)
+    names = content.get("members")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+        raise ArtefactError(f"{folder / MEMBERS}: lists no runs; give the runs themselves")
+    return [folder / name for name in names]
+
+
+def write_members(folder: Path, runs: Sequence[Path]) -> None:
+    """Note which runs an ensemble consists of; both may be moved together."""
+    names = [os.path.relpath(path.resolve(), folder.resolve()) for path in runs]
+    write_json(folder / MEMBERS, {"members": names})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from finflow_sb3.cli.console import print_json
+from finflow_sb3.cli.ensembles import Combine, RunFolders, Shrink
 from finflow_sb3.cli.options import Shared, shared_options
 from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
@@ -21,9 +20,13 @@ __all__ = ["command"]
 @shared_options
 def command(
     shared: Shared,
-    run: Annotated[Path, typer.Argument(help="Folder of a pretraining or fine-tuning run.")],
+    runs: RunFolders,
+    combine: Combine = None,
+    shrink: Shrink = None,
 ) -> None:
     """Backtest a run's best policy on its test split, beside the rules it has to beat.
+
+    Several runs act as one, and are shown one by one beside it.
 
     The run's own settings hold; --prices takes a newer history of the same assets, --param and
     --config what it is compared with, as -p evaluation.index:SPY.
@@ -38,7 +41,7 @@ def command(
     from finflow_sb3.pipeline import evaluate
 
     with watching() as watch:
-        evaluated = evaluate(run, shared.prices, watch, _evaluation(run, shared))
+        evaluated = evaluate(runs, shared.prices, watch, _evaluation(runs, shared), combine, shrink)
     if shared.json:
         print_json(evaluated)
     else:
@@ -47,7 +50,7 @@ def command(
         show_evaluated(evaluated)
 
 
-def _evaluation(run: Path, shared: Shared) -> EvaluationSettings | None:
+def _evaluation(runs: list[Path], shared: Shared) -> EvaluationSettings | None:
     """The run's section with what --param and --config change in it; None without either.
 
     Raises
@@ -58,9 +61,10 @@ def _evaluation(run: Path, shared: Shared) -> EvaluationSettings | None:
     if not (shared.param or shared.config):
         return None
     from finflow_sb3.config_files import resolve
+    from finflow_sb3.ensembles import members_of
     from finflow_sb3.runs.folder import RunFolder
 
-    own = RunFolder.open(run).settings()
+    own = RunFolder.open(members_of(runs)[0]).settings()
     files, params = shared.config or [], shared.param or []
     found = resolve(algo=None, base=own, files=files, params=params, environ={})
     before, after = own.flat(), found.flat()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from finflow_sb3.cli.console import console, out, print_json
+from finflow_sb3.cli.ensembles import Combine, Seeds, Shrink, check_all_trained, together
 from finflow_sb3.cli.finetune import (
     GradientCheckpointing,
     MixedPrecision,
@@ -31,6 +33,7 @@ from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
+    from finflow_sb3.ensemble_training import TrainedEnsemble
     from finflow_sb3.pipeline import Trained
 
 __all__ = ["demo_command", "train_command"]
@@ -75,6 +78,9 @@ def train_command(
         typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
     ] = None,
     behaviour: OwnRules = None,
+    seeds: Seeds = None,
+    combine: Combine = None,
+    shrink: Shrink = None,
     resume: Resume = None,
     mixed_precision: MixedPrecision = None,
     gradient_checkpointing: GradientCheckpointing = None,
@@ -92,15 +98,17 @@ def train_command(
         "td3bc_epochs": td3bc_epochs,
         "sac_episodes": sac_episodes,
         "dataset": dataset,
+        "seeds": seeds,
+        "combine": combine,
+        "shrink": shrink,
         **cqsac,
     }
     if algo is not None and algo != "cqsac":
         rest = {"behaviour": behaviour, "resume": resume}
         return train_plain_command(shared, algo, {**own, **rest})
+    trained: Trained | TrainedEnsemble
     if resume is not None:
-        refuse_flags(FIXED_BY_RUN, shared, {"algo": algo, **own}, CHANGING)
-        settings = settings_of_resumed(resume, shared, ALGO_OF_RUN)
-        trained = _resumed(resume, settings, shared.prices, behaviour or [])
+        trained = _go_on(resume, shared, {"algo": algo, **own}, behaviour or [])
     else:
         chosen, pretraining = mode or "full", offline_algo or "iql"
         epochs: dict[OfflineAlgorithm, int | None] = {"iql": iql_epochs, "td3bc": td3bc_epochs}
@@ -114,8 +122,32 @@ def train_command(
         if sac_episodes is not None:
             steps = sac_episodes * settings.env_kwargs.episode_length
             settings = settings.replace(cqsac={"n_timesteps": steps})
-        trained = _trained(settings, chosen, dataset, pretraining, behaviour or [])
+        begin = partial(_trained, settings, chosen, dataset, pretraining, behaviour or [])
+        trained = begin(together(seeds, combine, shrink))
     _show(trained, shared.json, flags(behaviour=behaviour))
+
+
+def _go_on(
+    run: Path, shared: Shared, own: dict[str, Any], behaviours: list[str]
+) -> Trained | TrainedEnsemble:
+    """Go on with a run, or with an ensemble, which stays as it was begun."""
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.ensemble_training import continue_ensemble, is_ensemble
+    from finflow_sb3.resuming import continue_training
+
+    if is_ensemble(run):
+        refuse_flags(FIXED_BY_RUN, shared, own)
+        with watching() as watch:
+            return continue_ensemble(run, watch, behaviours=behaviours)
+    refuse_flags(FIXED_BY_RUN, shared, own, CHANGING)
+    settings = settings_of_resumed(run, shared, ALGO_OF_RUN)
+    with watching() as watch:
+        return continue_training(
+            run, watch, settings=settings, prices=shared.prices, behaviours=behaviours
+        )
 
 
 def _check_lengths(
@@ -148,9 +180,8 @@ def demo_command(shared: Shared) -> None:
     settings = shared_settings(shared, None)
     trained = _trained(settings, "demo", None, "iql", [])
     _show(trained, shared.json)
-    if not shared.json and trained.pretrained and trained.finetuned:
-        pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
-        _suggest(settings.market.prices, pretrained, finetuned)
+    if not shared.json:
+        _suggest(settings.market.prices, trained)
 
 
 def _trained(
@@ -159,11 +190,14 @@ def _trained(
     dataset: Path | None,
     algo: OfflineAlgorithm,
     behaviours: list[str],
-) -> Trained:
+    together: dict[str, Any] | None = None,
+) -> Trained | TrainedEnsemble:
+    """A new training, of one seed, or of several with the arguments of `train_ensemble`."""
     from finflow_sb3.quiet import silence_gym_notice
 
     silence_gym_notice()
     from finflow_sb3.cli.watching import watching
+    from finflow_sb3.ensemble_training import train_ensemble
     from finflow_sb3.evaluation.plot_style import label
     from finflow_sb3.pipeline import demo_settings, train
 
@@ -177,39 +211,46 @@ def _trained(
                 markup=False,
                 highlight=False,
             )
+        if together is not None:
+            return train_ensemble(
+                settings,
+                mode=mode,
+                dataset=dataset,
+                watch=watch,
+                offline_algo=algo,
+                behaviours=behaviours,
+                **together,
+            )
         return train(settings, mode, dataset, watch, algo, behaviours=behaviours)
 
 
-def _resumed(run: Path, settings: Settings, prices: str | None, behaviours: list[str]) -> Trained:
-    from finflow_sb3.quiet import silence_gym_notice
+def _show(trained: Trained | TrainedEnsemble, as_json: bool, flags: str = "") -> None:
+    from finflow_sb3.results import Trained
 
-    silence_gym_notice()
-    from finflow_sb3.cli.watching import watching
-    from finflow_sb3.resuming import continue_training
-
-    with watching() as watch:
-        return continue_training(
-            run, watch, settings=settings, prices=prices, behaviours=behaviours
-        )
-
-
-def _show(trained: Trained, as_json: bool, flags: str = "") -> None:
     if as_json:
         print_json(trained)
-    for stage in (trained.pretrained, trained.finetuned):
-        if stage is not None:
-            check_finished(stage, f"train{flags} --resume")
+    go_on = f"train{flags} --resume"
+    if isinstance(trained, Trained):
+        for stage in (trained.pretrained, trained.finetuned):
+            if stage is not None:
+                check_finished(stage, go_on)
+    else:
+        check_all_trained(trained, go_on)
     if not as_json and trained.evaluated is not None:
         from finflow_sb3.cli.results import show_evaluated
 
         show_evaluated(trained.evaluated)
 
 
-def _suggest(prices: str, pretrained: Path, finetuned: Path) -> None:
+def _suggest(prices: str, trained: Trained | TrainedEnsemble) -> None:
     from rich.text import Text
 
     from finflow_sb3.cli.results import command
+    from finflow_sb3.results import Trained
 
+    if not (isinstance(trained, Trained) and trained.pretrained and trained.finetuned):
+        return
+    pretrained, finetuned = trained.pretrained.run, trained.finetuned.run
     source = "" if prices == "us20" else f" --prices {shlex.quote(prices)}"
     suggestions = {
         "Train at full length": f"finflow train --mode full{source}",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from finflow_sb3.config import Settings
     from finflow_sb3.config_files import resolve
     from finflow_sb3.cqsac.cqsac import CQSAC
+    from finflow_sb3.ensemble_training import continue_ensemble, train_ensemble
+    from finflow_sb3.ensembles import load_policies
     from finflow_sb3.envs.portfolio import PortfolioEnv
     from finflow_sb3.envs.vec import PortfolioVecEnv
     from finflow_sb3.exchange import export_zip, import_zip
@@ -48,6 +50,7 @@ __all__ = [
     "backtest_baselines",
     "benchmark",
     "collect",
+    "continue_ensemble",
     "describe",
     "evaluate",
     "export_dataset",
@@ -55,6 +58,7 @@ __all__ = [
     "finetune",
     "import_zip",
     "load_plain_policy",
+    "load_policies",
     "load_prices",
     "plot",
     "pretrain",
@@ -66,6 +70,7 @@ __all__ = [
     "resume_pretraining",
     "take_snapshot",
     "train",
+    "train_ensemble",
     "train_plain",
     "walkforward",
 ]
@@ -80,6 +85,7 @@ _HOMES = {
     "backtest_baselines": "backtest_rules",
     "benchmark": "benchmark.run",
     "collect": "pipeline",
+    "continue_ensemble": "ensemble_training",
     "describe": "offline.describe",
     "evaluate": "pipeline",
     "export_dataset": "offline.export",
@@ -87,6 +93,7 @@ _HOMES = {
     "finetune": "pipeline",
     "import_zip": "exchange",
     "load_plain_policy": "pretrain.plain",
+    "load_policies": "ensembles",
     "load_prices": "market.sources",
     "plot": "plot_runs",
     "pretrain": "pipeline",
@@ -98,6 +105,7 @@ _HOMES = {
     "resume_pretraining": "resuming",
     "take_snapshot": "runs.snapshot",
     "train": "pipeline",
+    "train_ensemble": "ensemble_training",
     "walkforward": "walkforward",
     "train_plain": "plain_training",
 }

@@ -18,12 +18,23 @@ from finflow_sb3.pretrain.artefact import read_json, write_json
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.training.trained import TrainedPolicy, load_policy
 
-__all__ = ["MEMBERS", "Policies", "Runs", "load_policies", "members_of", "write_members"]
+__all__ = [
+    "MEMBERS",
+    "PLAN",
+    "Policies",
+    "Runs",
+    "load_policies",
+    "members_of",
+    "new_ensemble",
+    "write_members",
+]
 
 Runs = str | Path | Sequence[str | Path]
 """A run, or several; a folder of an ensemble stands for its members."""
 MEMBERS = "members.json"
-"""In an ensemble's folder: its runs, as paths from there."""
+"""In an ensemble's folder: its runs, as paths from there, and how they are combined."""
+PLAN = "ensemble.json"
+"""In the folder of an ensemble that is being trained: its seeds, and which of them are done."""
 OF_TRAINING = {
     "cvar_target",
     "episode_length",
@@ -102,14 +113,15 @@ def score_of(member: TrainedPolicy) -> float | None:
 
 
 def load_policies(
-    runs: Runs, combination: Combination = "mean", shrinkage: float = 0.0
+    runs: Runs, combination: Combination | None = None, shrinkage: float | None = None
 ) -> Policies:
     """The best policies of these runs, to act as one.
 
     Parameters
     ----------
     runs : run folders, or the folder of an ensemble; one alone is its policy and nothing else
-    combination, shrinkage : as for `Ensemble`
+    combination, shrinkage : as for `Ensemble`; what an ensemble's folder says, else the mean
+        without shrinkage, if not given
 
     Raises
     ------
@@ -120,6 +132,9 @@ def load_policies(
         If they cannot be combined so.
     """
     paths = members_of(runs)
+    noted = _noted(runs)
+    combination = noted.get("combination", "mean") if combination is None else combination
+    shrinkage = noted.get("shrinkage", 0.0) if shrinkage is None else shrinkage
     settings = [RunFolder.open(path).settings() for path in paths]
     members = tuple(load_policy(path) for path in paths)
     for path, own, member in zip(paths[1:], settings[1:], members[1:], strict=True):
@@ -167,6 +182,11 @@ def members_of(runs: Runs) -> tuple[Path, ...]:
     given = [runs] if isinstance(runs, (str, Path)) else list(runs)
     found: list[Path] = []
     for each in map(Path, given):
+        if (each / PLAN).is_file() and not (each / MEMBERS).is_file():
+            raise ArtefactError(
+                f"{each}: not all of its seeds are trained; go on with finflow train --resume "
+                f"{each}"
+            )
         found += _listed(each) if (each / MEMBERS).is_file() else [each]
     if not found:
         raise ConfigError("run: none is given; give the folder of a run, or several")
@@ -184,7 +204,29 @@ def _listed(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def write_members(folder: Path, runs: Sequence[Path]) -> None:
-    """Note which runs an ensemble consists of; both may be moved together."""
+def _noted(runs: Runs) -> dict[str, Any]:
+    """How the runs are combined, where one folder of an ensemble says so."""
+    alone = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    path = Path(alone[0]) / MEMBERS
+    return read_json(path) if len(alone) == 1 and path.is_file() else {}
+
+
+def new_ensemble(settings: Settings) -> RunFolder:
+    """An empty folder for an ensemble, under `ensemble` beside those of algorithms."""
+    folder = RunFolder.create(settings.run.log_dir, "ensemble", settings.env)
+    folder.write_settings(settings)
+    return folder
+
+
+def write_members(
+    folder: Path, runs: Sequence[Path], combination: Combination = "mean", shrinkage: float = 0.0
+) -> None:
+    """Have a folder stand for these runs; all may be moved together.
+
+    Parameters
+    ----------
+    combination, shrinkage : how they are combined where nothing else is asked for
+    """
     names = [os.path.relpath(path.resolve(), folder.resolve()) for path in runs]
-    write_json(folder / MEMBERS, {"members": names})
+    how = {"combination": combination, "shrinkage": shrinkage}
+    write_json(folder / MEMBERS, {"members": names, **how})

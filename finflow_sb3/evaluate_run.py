@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from finflow_sb3.ensembles import (
     Policies,
     Runs,
     load_policies,
+    new_ensemble,
     write_members,
 )
 from finflow_sb3.envs.observations import ObservedMarket
@@ -40,8 +40,8 @@ def evaluate(
     prices: str | None = None,
     watch: Watch | None = None,
     evaluation: EvaluationSettings | None = None,
-    combination: Combination = "mean",
-    shrinkage: float = 0.0,
+    combination: Combination | None = None,
+    shrinkage: float | None = None,
 ) -> Evaluated:
     """Backtest a run's best policy on its test split, and write the report.
 
@@ -53,7 +53,7 @@ def evaluate(
     run : a run, an ensemble's folder, or several runs
     prices : other prices of the same universe; the run's own if not given
     evaluation : what it is compared with, and how; the run's own if not given
-    combination, shrinkage : of several runs, see `Ensemble`
+    combination, shrinkage : of several runs, see `Ensemble`; as for `load_policies`
 
     Raises
     ------
@@ -100,18 +100,11 @@ def evaluate(
 
 def _folder(run: Runs, policies: Policies, settings: Settings) -> RunFolder:
     """Where the report goes: into the one folder that is given, or a new one of an ensemble."""
-    if isinstance(run, (str, Path)):
-        return RunFolder.open(run)
-    if len(policies.runs) == 1:
-        return RunFolder.open(policies.runs[0])
-    return new_ensemble(settings, policies.runs)
-
-
-def new_ensemble(settings: Settings, runs: Sequence[Path]) -> RunFolder:
-    """A folder that stands for these runs from now on."""
-    folder = RunFolder.create(settings.run.log_dir, "ensemble", settings.env)
-    folder.write_settings(settings)
-    write_members(folder.path, runs)
+    alone = [run] if isinstance(run, (str, Path)) else list(run)
+    if len(alone) == 1:
+        return RunFolder.open(alone[0])
+    folder = new_ensemble(settings)
+    write_members(folder.path, policies.runs, policies.combination, policies.shrinkage)
     return folder
 
 

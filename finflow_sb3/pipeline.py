@@ -367,6 +367,7 @@ def train(
     offline_algo: OfflineAlgorithm = "iql",
     *,
     behaviours: Sequence[GivenRule] = (),
+    report: bool = True,
 ) -> Trained:
     """All stages in one go.
 
@@ -377,6 +378,7 @@ def train(
     ----------
     offline_algo : what pretrains, "iql" or "td3bc"
     dataset, behaviours : as for `pretrain`; fine-tuning mixes in the same data
+    report : evaluate at the end
     """
     require_alone("train")
     pretrained = finetuned = None
@@ -405,7 +407,7 @@ def train(
             return Trained(pretrained, finetuned, None)
     last = finetuned.run if finetuned else pretrained.run if pretrained else None
     assert last is not None
-    return Trained(pretrained, finetuned, evaluate(last, watch=watch))
+    return Trained(pretrained, finetuned, evaluate(last, watch=watch) if report else None)
 
 
 def demo_settings(settings: Settings) -> Settings:

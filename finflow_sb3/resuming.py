@@ -257,6 +257,7 @@ def continue_training(
     settings: Settings | None = None,
     prices: str | None = None,
     behaviours: Sequence[GivenRule] = (),
+    report: bool = True,
 ) -> Trained:
     """Go on with what `train` left: with pretraining that was cut short, then with fine-tuning
     where that was to follow; or with fine-tuning; then evaluate.
@@ -265,6 +266,7 @@ def continue_training(
     ----------
     run : a run of either kind, or one checkpoint in it
     behaviours : as for `resume`
+    report : evaluate at the end
     """
     path, pretrained = Path(run), None
     named = named_checkpoint(path)
@@ -277,8 +279,8 @@ def continue_training(
         finetuned = resume(
             path, watch=watch, settings=settings, prices=prices, behaviours=behaviours
         )
-        evaluated = evaluate(finetuned.run, watch=watch) if finetuned.finished else None
-        return Trained(None, finetuned, evaluated)
+        ends = report and finetuned.finished
+        return Trained(None, finetuned, evaluate(finetuned.run, watch=watch) if ends else None)
     if named is not None or not _pretraining_is_done(folder):
         pretrained = resume_pretraining(
             path, watch=watch, settings=settings, prices=prices, behaviours=behaviours
@@ -286,12 +288,14 @@ def continue_training(
         if not pretrained.finished:
             return Trained(pretrained, None, None)
     if noted_plan(folder) == "offline":
-        return Trained(pretrained, None, evaluate(folder.path, watch=watch))
+        evaluated = evaluate(folder.path, watch=watch) if report else None
+        return Trained(pretrained, None, evaluated)
     own = settings or folder.settings()
     dataset = noted_dataset(folder) if own.cqsac.offline_fraction > 0.0 else None
     rules = _same_rules(folder, behaviours).rules if own.cqsac.offline_fraction > 0.0 else ()
     finetuned = finetune(own, folder.path, dataset, watch=watch, behaviours=rules)
-    evaluated = evaluate(finetuned.run, watch=watch) if finetuned.finished else None
+    ends = report and finetuned.finished
+    evaluated = evaluate(finetuned.run, watch=watch) if ends else None
     return Trained(pretrained, finetuned, evaluated)
 
 

@@ -56,6 +56,7 @@ LAYERS = (
     ("benchmark",),
     ("walkforward", "walkforward_report"),
     ("exchange", "profiling", "resuming"),
+    ("ensemble_training",),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -1,0 +1,218 @@
+"""The same training with several seeds, whose policies then act together."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finflow_sb3.config import OfflineAlgorithm, Settings
+from finflow_sb3.ensembles import PLAN, new_ensemble, write_members
+from finflow_sb3.errors import ArtefactError, ConfigError
+from finflow_sb3.evaluate_run import evaluate
+from finflow_sb3.evaluation.ensemble import Combination
+from finflow_sb3.offline.own_rules import GivenRule
+from finflow_sb3.pipeline import Mode, train
+from finflow_sb3.pretrain.artefact import read_json, write_json
+from finflow_sb3.results import Evaluated, Trained, Watch
+from finflow_sb3.resuming import continue_training
+from finflow_sb3.runs.folder import RunFolder
+
+__all__ = ["TrainedEnsemble", "continue_ensemble", "is_ensemble", "train_ensemble"]
+
+
+@dataclass(frozen=True)
+class TrainedEnsemble:
+    """Runs that differ in their seed alone.
+
+    Attributes
+    ----------
+    run : the ensemble's folder, which stands for its members
+    seeds : of all members, trained or not
+    members : runs that have come to their end
+    unfinished : the run that was stopped, if one was
+    """
+
+    run: Path
+    seeds: tuple[int, ...]
+    members: tuple[Path, ...]
+    unfinished: Path | None = None
+    evaluated: Evaluated | None = None
+
+    @property
+    def finished(self) -> bool:
+        return len(self.members) == len(self.seeds)
+
+
+@dataclass
+class _Member:
+    """What is known of one seed: the runs that it began, and whether the last has ended."""
+
+    seed: int
+    runs: list[str] = dataclasses.field(default_factory=list)
+    finished: bool = False
+
+
+@dataclass
+class _Plan:
+    """What is to be trained and what has been, as it stands in the ensemble's folder."""
+
+    mode: Mode
+    offline_algo: OfflineAlgorithm
+    dataset: str | None
+    combination: Combination
+    shrinkage: float
+    members: list[_Member]
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / PLAN, dataclasses.asdict(self))
+
+
+def train_ensemble(
+    settings: Settings,
+    seeds: int,
+    mode: Mode = "full",
+    dataset: str | Path | None = None,
+    watch: Watch | None = None,
+    offline_algo: OfflineAlgorithm = "iql",
+    *,
+    behaviours: Sequence[GivenRule] = (),
+    combination: Combination = "mean",
+    shrinkage: float = 0.0,
+) -> TrainedEnsemble:
+    """`pipeline.train` with seeds from `run.seed` on, and the evaluation of all together.
+
+    The folder that it makes says what is done: `continue_ensemble` goes on after any stop.
+
+    Parameters
+    ----------
+    seeds : how many, at least 2
+    mode, dataset, offline_algo, behaviours : as for `train`
+    combination, shrinkage : how the members act together, see `Ensemble`
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two seeds; and as `train` does.
+    """
+    if seeds < 2:
+        raise ConfigError(f"--seeds: {seeds} is no ensemble; give 2 or more, or leave it out")
+    first = settings.run.seed
+    folder = new_ensemble(settings)
+    plan = _Plan(
+        mode=mode,
+        offline_algo=offline_algo,
+        dataset=None if dataset is None else str(Path(dataset).resolve()),
+        combination=combination,
+        shrinkage=shrinkage,
+        members=[_Member(first + i) for i in range(seeds)],
+    )
+    plan.write(folder.path)
+    return _trained(folder, plan, watch or Watch(), behaviours)
+
+
+def continue_ensemble(
+    run: str | Path, watch: Watch | None = None, *, behaviours: Sequence[GivenRule] = ()
+) -> TrainedEnsemble:
+    """Go on with what `train_ensemble` left: the member that was stopped, then the rest.
+
+    Raises
+    ------
+    ArtefactError
+        If the folder's plan is not whole.
+    """
+    folder = RunFolder.open(run)
+    return _trained(folder, _read(folder.path), watch or Watch(), behaviours)
+
+
+def is_ensemble(run: str | Path) -> bool:
+    """Whether `continue_ensemble` is what goes on with this folder."""
+    return (Path(run) / PLAN).is_file()
+
+
+def _trained(
+    folder: RunFolder, plan: _Plan, watch: Watch, behaviours: Sequence[GivenRule]
+) -> TrainedEnsemble:
+    settings = folder.settings()
+    seeds = tuple(member.seed for member in plan.members)
+    for member in plan.members:
+        if member.finished:
+            continue
+        noting = _Noting(watch, folder.path, plan, member)
+        own = settings.replace(run={"seed": member.seed})
+        watch.remark(f"Seed {member.seed}, {seeds.index(member.seed) + 1} of {len(seeds)}:")
+        found = _train_member(folder.path, plan, member, own, noting, behaviours)
+        last = found.finetuned or found.pretrained
+        assert last is not None
+        if not last.finished:
+            return TrainedEnsemble(folder.path, seeds, _ended(folder.path, plan), last.run)
+        member.runs, member.finished = [_from(folder.path, last.run)], True
+        plan.write(folder.path)
+    members = _ended(folder.path, plan)
+    write_members(folder.path, members, plan.combination, plan.shrinkage)
+    evaluated = evaluate(folder.path, watch=watch)
+    return TrainedEnsemble(folder.path, seeds, members, None, evaluated)
+
+
+def _train_member(
+    folder: Path,
+    plan: _Plan,
+    member: _Member,
+    settings: Settings,
+    watch: Watch,
+    behaviours: Sequence[GivenRule],
+) -> Trained:
+    """Go on with the member's last run that has something to go on from, or begin."""
+    for name in reversed(member.runs):
+        run = folder / name
+        if any((run / "checkpoints").glob("*")):
+            return continue_training(run, watch, behaviours=behaviours, report=False)
+    member.runs = []
+    return train(
+        settings,
+        plan.mode,
+        plan.dataset,
+        watch,
+        plan.offline_algo,
+        behaviours=behaviours,
+        report=False,
+    )
+
+
+class _Noting(Watch):
+    """Passes everything on, and notes each run of a member in the plan as it starts."""
+
+    def __init__(self, watch: Watch, folder: Path, plan: _Plan, member: _Member):
+        self.watch, self.folder, self.plan, self.member = watch, folder, plan, member
+        for name in ("progress", "epoch", "seeded", "warned", "remark"):
+            setattr(self, name, getattr(watch, name))
+
+    def started(self, run: Path) -> None:
+        name = _from(self.folder, run)
+        if name not in self.member.runs:
+            self.member.runs.append(name)
+            self.plan.write(self.folder)
+        self.watch.started(run)
+
+
+def _ended(folder: Path, plan: _Plan) -> tuple[Path, ...]:
+    return tuple(folder / member.runs[-1] for member in plan.members if member.finished)
+
+
+def _from(folder: Path, run: Path) -> str:
+    return os.path.relpath(run.resolve(), folder.resolve())
+
+
+def _read(folder: Path) -> _Plan:
+    content: dict[str, Any] = read_json(folder / PLAN)
+    try:
+        members = [_Member(**member) for member in content.pop("members")]
+        return _Plan(members=members, **content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtefactError(
+            f"{folder / PLAN}: is not whole ({error}); train the missing seeds by themselves, and "
+            "give all runs to finflow evaluate"
+        ) from None

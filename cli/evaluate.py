@@ -12,9 +12,11 @@ from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finflow_sb3.config import EvaluationSettings
+    from finflow_sb3.config import Settings
 
 __all__ = ["command"]
+
+MAY_CHANGE = ("evaluation.", "market.partial")
 
 
 @shared_options
@@ -28,8 +30,8 @@ def command(
 
     Several runs act as one, and are shown one by one beside it.
 
-    The run's own settings hold; --prices takes a newer history of the same assets, --param and
-    --config what it is compared with, as -p evaluation.index:SPY.
+    The run's own settings hold. --prices takes a newer history of the same assets, or any other
+    universe, --param and --config what it is compared with, as -p evaluation.index:SPY.
     """
     why = "a run is evaluated with its own config.yml, but for prices and the section evaluation"
     refuse_flags(why, shared, {}, keep=("prices", "config", "param"))
@@ -41,7 +43,16 @@ def command(
     from finflow_sb3.pipeline import evaluate
 
     with watching() as watch:
-        evaluated = evaluate(runs, shared.prices, watch, _evaluation(runs, shared), combine, shrink)
+        changed = _changed(runs, shared)
+        evaluated = evaluate(
+            runs,
+            shared.prices,
+            watch,
+            None if changed is None else changed.evaluation,
+            combine,
+            shrink,
+            None if changed is None else changed.market.partial,
+        )
     if shared.json:
         print_json(evaluated)
     else:
@@ -50,8 +61,8 @@ def command(
         show_evaluated(evaluated)
 
 
-def _evaluation(runs: list[Path], shared: Shared) -> EvaluationSettings | None:
-    """The run's section with what --param and --config change in it; None without either.
+def _changed(runs: list[Path], shared: Shared) -> Settings | None:
+    """The run's settings with what --param and --config change in them; None without either.
 
     Raises
     ------
@@ -69,9 +80,9 @@ def _evaluation(runs: list[Path], shared: Shared) -> EvaluationSettings | None:
     found = resolve(algo=None, base=own, files=files, params=params, environ={})
     before, after = own.flat(), found.flat()
     for name in after:
-        if after[name] != before[name] and not name.startswith("evaluation."):
+        if after[name] != before[name] and not name.startswith(MAY_CHANGE):
             raise ConfigError(
                 f"{name}: a run is evaluated with what it was trained with; only settings of "
-                "evaluation can change"
+                "evaluation and market.partial can change"
             )
-    return found.evaluation
+    return found

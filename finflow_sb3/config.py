@@ -133,6 +133,9 @@ class EnvSettings(Checked):
     sharpe_decay: float = setting(0.004, "η of the differential Sharpe ratio", 1e-5, 0.5)
     episode_length: int = setting(252, "days", 1, 100_000)
     initial_weights: Literal["random", "equal", "anchors"] = setting("random", "at reset")
+    asset_dropout: float = setting(
+        0.0, "chance of each asset to be left out of a training episode's universe", 0.0, 0.9
+    )
     ruin: float = setting(0.1, "an episode ends when value falls to this share of its start", 0, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,20 @@ class Policies:
     @property
     def policy(self) -> Policy:
         return self.ensemble if self.together else self.members[0].act
+
+    def on(self, layout: ObservationLayout) -> Policies:
+        """The same policies on a universe of this layout, of any size; themselves on their own.
+
+        Raises
+        ------
+        ArtefactError
+            If networks are tied to their assets, or features or environment differ.
+        """
+        if layout.assets == self.layout.assets:
+            layout.require_equal(self.layout, str(self.runs[0]))
+            return self
+        members = tuple(load_policy(run, layout) for run in self.runs)
+        return dataclasses.replace(self, members=members)
 
     def facts(self) -> dict[str, Any]:
         """How they are combined, in words; the run's own facts where it is alone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def evaluate(
     evaluation: EvaluationSettings | None = None,
     combination: Combination | None = None,
     shrinkage: float | None = None,
+    partial: bool | None = None,
 ) -> Evaluated:
     """Backtest a run's best policy on its test split, and write the report.
 
@@ -51,9 +52,11 @@ def evaluate(
     Parameters
     ----------
     run : a run, an ensemble's folder, or several runs
-    prices : other prices of the same universe; the run's own if not given
+    prices : a newer history of the run's assets, or prices of any others, on which its policy
+        then acts as it is; the run's own if not given
     evaluation : what it is compared with, and how; the run's own if not given
     combination, shrinkage : of several runs, see `Ensemble`; as for `load_policies`
+    partial : `market.partial` of other prices; as the run has it if not given
 
     Raises
     ------
@@ -67,24 +70,29 @@ def evaluate(
         settings = dataclasses.replace(settings, evaluation=evaluation)
     if prices is not None:
         settings = settings.replace(market={"prices": prices})
+    if partial is not None:
+        settings = settings.replace(market={"partial": partial})
     market = open_market(settings, policies.scaler, watch)
-    market.layout.require_equal(policies.layout, str(policies.runs[0]))
+    moved = policies.on(market.layout)
     env, span = settings.env_kwargs, market.splits.test
     curves: list[Curve] = []
     others: list[Curve] = []
-    rules = settings.evaluation
+    rules, fitted = settings.evaluation, functools.partial(watch.progress, "baselines")
     for lag in LAGS:
         watch.progress("backtests", lag, len(LAGS))
-        curves.append(backtest(market, span, env, policies.policy, policies.name, lag))
-        others += _members(policies, market, span, env, lag)
-        others += baselines(market, span, env, rules, lag, partial(watch.progress, "baselines"))
+        curves.append(backtest(market, span, env, moved.policy, moved.name, lag))
+        others += _members(moved, market, span, env, lag)
+        others += baselines(
+            market, span, env, rules, lag, functools.partial(watch.progress, "baselines")
+        )
     watch.progress("backtests", len(LAGS), len(LAGS))
-    search = partial(watch.progress, "break-even fees")
-    fees = break_even(market, span, env, policies.policy, rules.rebalance, LAGS, on_progress=search)
-    notes = remarks(others, market.prices.assets, rules)
+    search = functools.partial(watch.progress, "break-even fees")
+    fees = break_even(market, span, env, moved.policy, rules.rebalance, LAGS, on_progress=search)
+    notes = (*_foreign(policies, market), *remarks(others, market.prices.assets, rules))
     folder = _folder(run, policies, settings)
     report = _report(folder, settings, market, policies, curves, others, fees, notes)
-    paths = write_report(report, folder.report)
+    foreign = moved is not policies
+    paths = write_report(report, _elsewhere(folder, market) if foreign else folder.report)
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
     return Evaluated(
         run=folder.path,
@@ -106,6 +114,25 @@ def _folder(run: Runs, policies: Policies, settings: Settings) -> RunFolder:
     folder = new_ensemble(settings)
     write_members(folder.path, policies.runs, policies.combination, policies.shrinkage)
     return folder
+
+
+def _elsewhere(folder: RunFolder, market: ObservedMarket) -> Path:
+    """Where a report on other assets goes: the run's own stays."""
+    name = Path(market.prices.source).name.removeprefix("yahoo:")
+    return folder.path / f"report-{''.join(c if c.isalnum() else '-' for c in name)[:40]}"
+
+
+def _foreign(policies: Policies, market: ObservedMarket) -> tuple[str, ...]:
+    """What figures on other assets than the run's own mean."""
+    if market.layout.assets == policies.layout.assets:
+        return ()
+    known = len({*market.layout.assets} & {*policies.layout.assets})
+    return (
+        f"Another universe: the policy was trained on {policies.layout.n_assets} assets, of which "
+        f"{known} are among these {market.layout.n_assets}. Days that it was trained on are days "
+        "of this market too, and markets move together: this tells how far the policy carries "
+        "over, and is no test of its skill here.",
+    )
 
 
 def _members(

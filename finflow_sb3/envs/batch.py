@@ -23,7 +23,7 @@ from finflow_sb3.envs.measures import episode_measures
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.rows import Recycled
 from finflow_sb3.errors import DataError
-from finflow_sb3.market.listing import tradable_part
+from finflow_sb3.market.listing import even_weights, tradable_part
 from finflow_sb3.market.splits import Span
 
 __all__ = ["BatchStep", "PortfolioBatch", "default_trade_rate"]
@@ -106,6 +106,7 @@ class PortfolioBatch:
         self.trade_rate = default_trade_rate(settings)
         self.limits = Limits.of(settings, market.prices.assets)
         self.costs = Costs.of(settings, market.prices, span)
+        self.dropout = 0.0 if evaluation else settings.asset_dropout
         self.episode_length = len(span) - 1
         if not evaluation:
             self.episode_length = min(settings.episode_length, self.episode_length)
@@ -123,12 +124,16 @@ class PortfolioBatch:
         self._even = np.ones(width)
         self._seen = Recycled((b, self.market.layout.size), np.float32)
         self._baseline = np.log1p(self.market.equal_weight)
+        if self.dropout:
+            self._earning = self.market.prices.earning()
         self.row = np.full(b, self.span.start, dtype=np.int64)
         self.steps = np.zeros(b, dtype=np.int64)
         self.held = np.full((b, width), 1.0 / width)
         self.weights = self.held.copy()
         self.pending = self.held.copy()
         self.idle = np.ones(b, dtype=bool)
+        # Assets of each portfolio's universe.
+        self.kept = np.ones((b, width - 1), dtype=bool)
         self.gates = np.zeros((b, len(self.market.anchors.names)))
         self.net_returns = np.zeros((b, self.episode_length))
         self.value, self.peak = np.ones(b), np.ones(b)
@@ -150,7 +155,9 @@ class PortfolioBatch:
         for i in index:
             rng = self.rngs[i]
             self.row[i] = self._start(rng)
-            self.held[i] = self._initial_weights(rng, self.row[i])
+            if self.dropout:
+                self.kept[i] = _universe(rng, self.kept.shape[1], self.dropout)
+            self.held[i] = self._initial_weights(rng, i)
         self.weights[index] = self.pending[index] = self.held[index]
         self.idle[index] = True
         self.value[index] = self.peak[index] = 1.0
@@ -167,16 +174,47 @@ class PortfolioBatch:
             return self.span.start
         return int(rng.integers(self.span.start, self.span.stop - self.episode_length))
 
-    def _initial_weights(self, rng: np.random.Generator, row: int) -> Float:
+    def _initial_weights(self, rng: np.random.Generator, i: int) -> Float:
+        which = np.array([i])
         if self.evaluation or self.settings.initial_weights == "equal":
-            return self.market.even_weights(row)
+            return np.asarray(self.even_weights(which)[0])
         if self.settings.initial_weights == "anchors":
-            anchors = self.market.anchors.at(row)
-            return np.asarray(rng.dirichlet(np.ones(len(anchors))) @ anchors)
+            anchors = self.anchors(which)[0]
+            mixed: Float = rng.dirichlet(np.ones(len(anchors))) @ anchors
+            return mixed
         drawn = rng.dirichlet(self._even)
-        if self.market.tradable is None:
-            return drawn
-        return tradable_part(drawn, self.market.tradable[row])
+        tradable = self.tradable(which)
+        return drawn if tradable is None else tradable_part(drawn, tradable[0])
+
+    # ---------------------------------------------------------------- the universe
+
+    def tradable(self, which: NDArray[np.int64] | None = None) -> Bool | None:
+        """Assets that these portfolios (all, if not given) may hold until the next close.
+
+        Returns
+        -------
+        bool, shape [len(which), n]; None where that is all assets on all days
+        """
+        listed = self.market.tradable
+        if listed is None and not self.dropout:
+            return None
+        rows, kept = (self.row, self.kept) if which is None else (self.row[which], self.kept[which])
+        if listed is None:
+            return kept
+        return listed[rows] & kept if self.dropout else listed[rows]
+
+    def even_weights(self, which: NDArray[np.int64]) -> Float:
+        """The same of every tradable asset, shape [len(which), n+1]."""
+        if self.dropout:
+            tradable = self.tradable(which)
+            assert tradable is not None
+            return even_weights(tradable)
+        return np.stack([self.market.even_weights(int(row)) for row in self.row[which]])
+
+    def anchors(self, which: NDArray[np.int64]) -> Float:
+        """The anchors of these portfolios' rows, within their universes: [len(which), K, n+1]."""
+        anchors: Float = self.market.anchors.at(self.row[which])
+        return tradable_part(anchors, self.kept[which][:, None]) if self.dropout else anchors
 
     # ---------------------------------------------------------------- one step
 
@@ -186,8 +224,8 @@ class PortfolioBatch:
 
     def tradable_part(self, weights: Float) -> Float:
         """Weights [B, n+1] without what is not tradable now, scaled to one again."""
-        tradable = self.market.tradable
-        return weights if tradable is None else tradable_part(weights, tradable[self.row])
+        tradable = self.tradable()
+        return weights if tradable is None else tradable_part(weights, tradable)
 
     def _asked_for(self, actions: NDArray[Any]) -> Float:
         actions = np.asarray(actions)
@@ -205,7 +243,9 @@ class PortfolioBatch:
         return simplex.softmax_target(a, s.softmax_scale)
 
     def _present_anchors(self) -> Float:
-        """`anchors.at(row)`, copied only where a refit day was passed; shape [B, K, n+1]."""
+        """`anchors` of all, copied only where a refit day was passed; shape [B, K, n+1]."""
+        if self.dropout:
+            return self.anchors(self._each)
         anchors = self.market.anchors
         refit = anchors.index.take(self.row)
         moved = np.flatnonzero(refit != self._refit)
@@ -226,7 +266,7 @@ class PortfolioBatch:
         """
         s, weights = self.settings, self.tradable_part(weights)
         if s.action_base == "anchors":
-            anchors = self.market.anchors.at(self.row)
+            anchors = self.anchors(self._each)
             return simplex.invert_anchor(
                 weights, anchors, s.gate_scale, s.tilt_scale, gate_floor, largest
             )
@@ -236,10 +276,11 @@ class PortfolioBatch:
 
     def _free(self) -> Float | float:
         """Where targets can have weight now: 1 everywhere, or [B, n+1] of 1 and 0."""
-        if self.market.tradable is None:
+        tradable = self.tradable()
+        if tradable is None:
             return 1.0
         free = np.ones_like(self.held)
-        free[:, :-1] = self.market.tradable[self.row]
+        free[:, :-1] = tradable
         return free
 
     def step(self, actions: NDArray[Any]) -> BatchStep:
@@ -293,8 +334,9 @@ class PortfolioBatch:
             target = np.broadcast_to(target, self.held.shape).copy()
         target = accounting.move_towards(self.held, target, self.trade_rate)
         target = constrain(self.held, target, self.limits)
-        if self.market.tradable is not None:
-            target = sell_untradable(target, self.market.tradable[self.row])
+        tradable = self.tradable()
+        if tradable is not None:
+            target = sell_untradable(target, tradable)
         done, parts = self.costs.trade(self.held, target, self.value, self.row)
         self._parts = None if parts is None else parts * self.value
         return done
@@ -314,7 +356,7 @@ class PortfolioBatch:
         if s.reward == "differential_sharpe":
             excess = net_growth - 1.0
             if subtract:
-                excess = excess - self.market.equal_weight[self.row]
+                excess = excess - self._equal_weight()
             reward, self.first_moment, self.second_moment = rewards.differential_sharpe(
                 excess, self.first_moment, self.second_moment, s.sharpe_decay
             )
@@ -323,7 +365,7 @@ class PortfolioBatch:
         peak = np.maximum(self.peak, value)
         return rewards.log_return_reward(
             net_growth,
-            self._baseline.take(self.row) if subtract else 0.0,
+            self._log_equal_weight() if subtract else 0.0,
             self.turnover,
             1.0 - self.value / self.peak,
             1.0 - value / peak,
@@ -333,6 +375,19 @@ class PortfolioBatch:
             s.cvar_target,
             s.lambda_dd,
         )
+
+    def _equal_weight(self) -> Float:
+        """The average return of each portfolio's assets on the day that ends now, shape [B]."""
+        if not self.dropout:
+            return np.asarray(self.market.equal_weight.take(self.row))
+        earning = self.kept & self._earning[self.row]
+        total = np.einsum("bn,bn->b", self.market.returns[self.row, :-1], earning)
+        return np.asarray(total / np.maximum(earning.sum(axis=1), 1))
+
+    def _log_equal_weight(self) -> Float:
+        if self.dropout:
+            return np.log1p(self._equal_weight())
+        return np.asarray(self._baseline.take(self.row))
 
     def _account(self, net_growth: Float, reward: Float) -> None:
         self.value = self.value * net_growth
@@ -370,8 +425,16 @@ class PortfolioBatch:
             scale = max(self.market.moments[1], 1e-12)
             out[:, width + 1] = self.first_moment / scale**0.5
             out[:, width + 2] = self.second_moment / scale
+        if self.market.layout.masked:
+            tradable = self.tradable()
+            self._present(out)[:] = 1.0 if tradable is None else tradable
         if self.market.layout.lagged:
             out[:, -width:] = self.pending if self.settings.execution_lag else self.held
+
+    def _present(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The part of portfolio blocks [B, portfolio_size] that says which assets there are."""
+        place, start = self.market.layout.slices["present"], self.market.layout.market_size
+        return out[:, place.start - start : place.stop - start]
 
     def record(self) -> StepRecord:
         """What infos of the last step are read from, now or later."""
@@ -413,15 +476,26 @@ class PortfolioBatch:
 
     def state(self) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         """Arrays and random states that `restore` takes: a step after it gives the same bits."""
-        arrays = {name: np.array(getattr(self, name)) for name in STATE}
+        arrays = {name: np.array(getattr(self, name)) for name in self._stateful()}
         return arrays, [dict(rng.bit_generator.state) for rng in self.rngs]
 
+    def _stateful(self) -> tuple[str, ...]:
+        return (*STATE, "kept") if self.dropout else STATE
+
     def restore(self, arrays: dict[str, NDArray[Any]], states: list[dict[str, Any]]) -> None:
-        for name in STATE:
+        for name in self._stateful():
             setattr(self, name, np.array(arrays[name]))
         self._parts = None  # of the last step, which is not part of the state
         for rng, state in zip(self.rngs, states, strict=True):
             rng.bit_generator.state = state
+
+
+def _universe(rng: np.random.Generator, count: int, dropout: float) -> Bool:
+    """Which of `count` assets stay, each but with chance `dropout`; two do at least."""
+    drawn = rng.random(count)
+    kept = np.asarray(drawn >= dropout)
+    kept[np.argsort(drawn)[-2:]] = True
+    return kept
 
 
 def _require_numbers(actions: NDArray[Any]) -> None:

@@ -218,6 +218,7 @@ def make_layout(prices: PriceTable, anchors: Anchors, env: EnvSettings) -> Obser
         scalars=scalars,
         action_base=env.action_base,
         lagged=env.execution_lag > 0,
+        masked=env.asset_dropout > 0.0,
     )
 
 

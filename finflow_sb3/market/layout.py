@@ -12,6 +12,7 @@ anchor_weights         K × n: target weights of each anchor (cash is what is mi
 anchor_record          K × 3: trailing net return, volatility, drawdown (scaled)
 weights                n + 1: drifted weights, cash last
 scalars                drawdown, and what the reward needs (running moments)
+present                n: 1 for the assets of the episode's universe (asset_dropout only)
 pending                n + 1: target that waits for the next close (execution_lag 1 only)
 =====================  ==================================================================
 """
@@ -43,6 +44,8 @@ class ObservationLayout:
     record : names of the anchor record
     scalars : names of the portfolio scalars
     lagged : whether the pending order is part of the observation
+    masked : whether it says which assets an episode has (asset_dropout): the others' features and
+        weights in anchors are to be disregarded, as networks over the layout do by themselves
     action_base : how actions are read ("anchors", "drift", "none")
     """
 
@@ -51,6 +54,7 @@ class ObservationLayout:
     scalars: tuple[str, ...]
     action_base: str
     lagged: bool = False
+    masked: bool = False
     groups: tuple[tuple[str, tuple[str, ...]], ...] = tuple(FEATURES.items())
     market: tuple[str, ...] = MARKET_FEATURES
     record: tuple[str, ...] = ANCHOR_RECORD
@@ -75,6 +79,8 @@ class ObservationLayout:
             "weights": n + 1,
             "scalars": len(self.scalars),
         }
+        if self.masked:
+            sizes["present"] = n
         if self.lagged:
             sizes["pending"] = n + 1
         out, start = {}, 0
@@ -121,6 +127,7 @@ class ObservationLayout:
                 scalars=tuple(data["scalars"]),
                 action_base=str(data["action_base"]),
                 lagged=bool(data["lagged"]),
+                masked=bool(data.get("masked", False)),
                 groups=tuple((name, tuple(features)) for name, features in data["groups"]),
                 market=tuple(data["market"]),
                 record=tuple(data["record"]),
@@ -138,14 +145,28 @@ class ObservationLayout:
         ArtefactError
             If `other` differs; the message names the first difference.
         """
-        for name in ("assets", "groups", "market", "anchors", "record", "scalars"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise ArtefactError(f"{what} has other {name}: {_difference(mine, theirs)}")
-        for name in ("action_base", "lagged"):
+        self._require(("assets",), other, what)
+        self.require_like(other, what)
+
+    def require_like(self, other: ObservationLayout, what: str) -> None:
+        """As `require_equal`, for any assets: what is shared over assets fits both.
+
+        Raises
+        ------
+        ArtefactError
+            If `other` differs; the message names the first difference.
+        """
+        self._require(("groups", "market", "anchors", "record", "scalars"), other, what)
+        for name in ("action_base", "lagged", "masked"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ArtefactError(f"{what} has {name} {theirs!r} where {mine!r} is needed")
+
+    def _require(self, names: tuple[str, ...], other: ObservationLayout, what: str) -> None:
+        for name in names:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ArtefactError(f"{what} has other {name}: {_difference(mine, theirs)}")
 
 
 def _difference(mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> str:

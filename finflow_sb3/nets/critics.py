@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.hidden import PLAIN, Hidden
 from finflow_sb3.nets.stacked import StackedLinear
-from finflow_sb3.nets.tokens import Tokens, TokenView
+from finflow_sb3.nets.tokens import Tokens, TokenView, pooled
 from finflow_sb3.network_sizes import NetworkSizes, Regularisation
 
 __all__ = ["FlatEncoder", "SetEncoder", "ValueEncoder", "make_encoder"]
@@ -108,16 +108,17 @@ class SetEncoder(nn.Module):
 
     def forward(self, obs: Tensor | Tokens, actions: Tensor) -> Tensor:
         """Hidden state [C, B·M, H] for observations [B, D] and actions [B, M, A]."""
-        tokens, context = self.tokens.view(obs)
+        tokens, context, present = self.tokens.view(obs)
         c, (batch, count, _) = self.stack, actions.shape
         n_tokens = tokens.shape[1]
         flat = tokens.reshape(1, batch * n_tokens, -1).expand(c, -1, -1)
         seen = self.embed(flat).view(c, batch, 1, n_tokens, -1)
         gates, tilts = actions[:, :, : self.n_gates], actions[:, :, self.n_gates :]
         hidden = self.embedded(torch.addcmul(seen, tilts[None, :, :, :, None], self.tilt))
-        pooled = torch.cat([hidden.mean(dim=3), hidden.amax(dim=3)], dim=3)
+        inside = None if present is None else present[None, :, None].expand(c, -1, count, -1)
+        summary = torch.cat(pooled(hidden, inside), dim=3)
         around = torch.cat([context[:, None].expand(-1, count, -1), gates], dim=2)
-        joined = torch.cat([pooled, around.expand(c, -1, -1, -1)], dim=3)
+        joined = torch.cat([summary, around.expand(c, -1, -1, -1)], dim=3)
         out: Tensor = joined.view(c, batch * count, -1)
         for layer, after in zip(self.layers, self.after, strict=True):
             out = after(layer(out))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.nets.hidden import PLAIN, Hidden
 from finflow_sb3.nets.stacked import StackedLinear
-from finflow_sb3.nets.tokens import Tokens, TokenView
+from finflow_sb3.nets.tokens import Tokens, TokenView, pooled
 from finflow_sb3.network_sizes import NetworkSizes, Regularisation
 
 __all__ = ["Components", "FlatExperts", "LayoutExperts", "PolicyOutput", "make_experts"]
@@ -114,8 +114,8 @@ class LayoutExperts(nn.Module):
         return self.tokens.view(obs)
 
     def forward(self, obs: Tensor | Tokens) -> PolicyOutput:
-        tokens, context = self.tokens.view(obs)
-        logits, gate_log_std = self._gate(tokens, context).chunk(2, dim=1)
+        tokens, context, present = self.tokens.view(obs)
+        logits, gate_log_std = self._gate(tokens, context, present).chunk(2, dim=1)
         log_gates = torch.log_softmax(self.gate_scale * torch.tanh(logits), dim=1)
         gates = log_gates.exp()
         scores = self._scores(tokens, context)
@@ -153,11 +153,12 @@ class LayoutExperts(nn.Module):
         scores: Tensor = self.score(self.thought(self.think(hidden)))
         return scores.view(k, batch, count, 2)
 
-    def _gate(self, tokens: Tensor, context: Tensor) -> Tensor:
+    def _gate(self, tokens: Tensor, context: Tensor, present: Tensor | None) -> Tensor:
         """[B, 2K]: logits and log σ of the gate."""
         assets = self.embedded(self.embed(tokens[:, :-1]))
-        pooled = torch.cat([assets.mean(dim=1), assets.amax(dim=1), context], dim=1)
-        head: Tensor = self.gate_head(self.gated(self.gate_body(pooled)))
+        inside = None if present is None else present[:, :-1]
+        seen = torch.cat([*pooled(assets, inside), context], dim=1)
+        head: Tensor = self.gate_head(self.gated(self.gate_body(seen)))
         return head
 
 

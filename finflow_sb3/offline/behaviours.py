@@ -82,7 +82,7 @@ class RuleBook:
 
     def anchors(self, members: Int) -> Float:
         """Every anchor's weights at the members' rows, shape [M, K, n+1]."""
-        return self.batch.market.anchors.at(self.batch.row[members])
+        return self.batch.anchors(members)
 
     def mixed(self, members: Int, shares: Float) -> Float:
         """Mixtures of the anchors by shares [M, K]."""
@@ -132,8 +132,7 @@ def contrarian(book: RuleBook, members: Int) -> Float:
 @rule
 def equal_weight(book: RuleBook, members: Int) -> Float:
     """The same of every asset that is tradable, no cash."""
-    rows = book.batch.row[members].tolist()
-    return np.stack([book.batch.market.even_weights(row) for row in rows])
+    return book.batch.even_weights(members)
 
 
 @rule

@@ -126,7 +126,8 @@ def _line(error: BaseException, frame: int = -1) -> str:
 def past_of(batch: PortfolioBatch, member: int) -> Past:
     """What one portfolio of a batch knows at its present row."""
     market, row = batch.market, int(batch.row[member])
-    weights = market.anchors.at(row)
+    which = np.array([member])
+    weights, tradable = batch.anchors(which)[0], batch.tradable(which)
     every = np.ones(len(market.prices.assets), dtype=np.bool_)
     return Past(
         dates=_kept(market.prices.dates[: row + 1]),
@@ -137,7 +138,7 @@ def past_of(batch: PortfolioBatch, member: int) -> Past:
         anchors={
             name: _kept(each) for name, each in zip(market.anchors.names, weights, strict=True)
         },
-        tradable=_kept(every if market.tradable is None else market.tradable[row]),
+        tradable=_kept(every if tradable is None else tradable[0]),
     )
 
 

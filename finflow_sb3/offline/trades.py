@@ -63,31 +63,37 @@ def trades(dataset: OfflineDataset, env: EnvSettings, start: int, stop: int) -> 
     env : `environment_of(dataset)`
     """
     episode = np.asarray(dataset.episode[start:stop])
-    held, pending = _portfolios(dataset, start, stop, episode)
+    block = _blocks(dataset, start, stop, episode)
+    held, pending = _portfolios(dataset, block)
+    present = _present(dataset, block, start, stop)
     if env.execution_lag:
         order = np.where(_idle(dataset, env, start, stop)[:, None], held, pending)
     else:
-        order = _targets(dataset, env, held, start, stop)
-        if dataset.settings.get(PARTIAL):
-            order = tradable_part(order, _tradable(dataset, start, stop))
+        order = _targets(dataset, env, held, present, start, stop)
+        if present is not None:
+            order = tradable_part(order, present)
     target = accounting.move_towards(held, order, default_trade_rate(env))
     assets = dataset.layout.assets
     target = constrain(held, target, Limits.of(env, assets))
-    if dataset.settings.get(PARTIAL):
-        target = sell_untradable(target, _tradable(dataset, start, stop))
+    if present is not None:
+        target = sell_untradable(target, present)
     done = accounting.trade(held, target, proportional_fee(env, assets))
     return Traded(done.turnover, 0.5 * np.abs(done.weights - order).sum(axis=1))
 
 
-def _portfolios(
+def _blocks(
     dataset: OfflineDataset, start: int, stop: int, episode: NDArray[Any]
-) -> tuple[Float, Float]:
-    """Weights before the trade and the waiting order, each [B, n+1]; zeros where none waits."""
-    layout = dataset.layout
+) -> NDArray[np.float32]:
+    """Portfolio blocks before each transition, [B, portfolio_size]."""
     # The states of a stretch of transitions and of the episodes' ends in it lie together.
     low = start + int(episode[0])
     block = np.asarray(dataset.states[low : stop + int(episode[-1])])
-    block = block[np.arange(start, stop) + episode - low]
+    return np.asarray(block[np.arange(start, stop) + episode - low])
+
+
+def _portfolios(dataset: OfflineDataset, block: NDArray[np.float32]) -> tuple[Float, Float]:
+    """Weights before the trade and the waiting order, each [B, n+1]; zeros where none waits."""
+    layout = dataset.layout
     width = layout.n_assets + 1
     held = _normalised(block[:, :width])
     pending = _normalised(block[:, -width:]) if layout.lagged else np.zeros_like(held)
@@ -101,7 +107,12 @@ def _normalised(weights: NDArray[np.float32]) -> Float:
 
 
 def _targets(
-    dataset: OfflineDataset, env: EnvSettings, held: Float, start: int, stop: int
+    dataset: OfflineDataset,
+    env: EnvSettings,
+    held: Float,
+    present: NDArray[np.bool_] | None,
+    start: int,
+    stop: int,
 ) -> Float:
     """What the actions ask for, [B, n+1]."""
     action = np.asarray(dataset.action[start:stop], dtype=np.float64)
@@ -115,7 +126,20 @@ def _targets(
     anchors = anchors.reshape(len(rows), layout.n_anchors, layout.n_assets)
     cash = np.maximum(1.0 - anchors.sum(axis=2, keepdims=True), 0.0)
     anchors = np.concatenate([anchors, cash], axis=2)
+    if layout.masked and present is not None:
+        anchors = tradable_part(anchors, present[:, None])
     return simplex.anchor_target(action, anchors, env.gate_scale, env.tilt_scale)
+
+
+def _present(
+    dataset: OfflineDataset, block: NDArray[np.float32], start: int, stop: int
+) -> NDArray[np.bool_] | None:
+    """Which assets could be held, [B, n]; None where that is all of them."""
+    layout = dataset.layout
+    if layout.masked:
+        place = layout.slices["present"]
+        return block[:, place.start - layout.market_size : place.stop - layout.market_size] > 0.5
+    return _tradable(dataset, start, stop) if dataset.settings.get(PARTIAL) else None
 
 
 def _tradable(dataset: OfflineDataset, start: int, stop: int) -> NDArray[np.bool_]:

@@ -46,28 +46,33 @@ class TrainedPolicy:
     facts: dict[str, Any]
 
 
-def load_policy(run: Path) -> TrainedPolicy:
+def load_policy(run: Path, universe: ObservationLayout | None = None) -> TrainedPolicy:
     """The best policy of a run.
+
+    Parameters
+    ----------
+    universe : layout of other assets that it is to act on; its own if not given
 
     Raises
     ------
     ArtefactError
-        If the run holds none, or its files are not whole.
+        If the run holds none, its files are not whole, or its networks are tied to their assets.
     """
     if (run / "artefact.json").is_file():
-        return _from_artefact(run)
+        return _from_artefact(run, universe)
     best = present(run / "best")
     if (best / "artefact.json").is_file():
-        return _from_artefact(best)
+        return _from_artefact(best, universe)
     for folder in (best, present(run / "last")):
         if (folder / "policy.json").is_file():
-            return _from_policy(folder)
+            return _from_policy(folder, universe)
     raise ArtefactError(f"{run}: holds no trained policy; train it further or give another run")
 
 
-def _from_artefact(folder: Path) -> TrainedPolicy:
+def _from_artefact(folder: Path, universe: ObservationLayout | None) -> TrainedPolicy:
     artefact = read_artefact(folder)
-    layout, scaler = artefact.of_market(str(folder))
+    own, scaler = artefact.of_market(str(folder))
+    layout = _moved(own, universe, folder)
     experts = make_experts(
         layout.size, layout.action_size, layout, artefact.sizes, artefact.gate_scale
     )
@@ -78,10 +83,26 @@ def _from_artefact(folder: Path) -> TrainedPolicy:
     return TrainedPolicy(artefact.algo, policy_act(experts), layout, scaler, artefact.facts)
 
 
-def _from_policy(folder: Path) -> TrainedPolicy:
+def _moved(
+    own: ObservationLayout, universe: ObservationLayout | None, what: Path
+) -> ObservationLayout:
+    """The layout to build networks on: they share their weights over assets, so of any number."""
+    if universe is None:
+        return own
+    universe.require_like(own, str(what))
+    return universe
+
+
+def _from_policy(folder: Path, universe: ObservationLayout | None) -> TrainedPolicy:
     require_sealed(folder)
     head = read_json(folder / "policy.json")
-    layout = ObservationLayout.from_dict(read_json(folder / "layout.json"))
+    own = ObservationLayout.from_dict(read_json(folder / "layout.json"))
+    if universe is not None and head.get("sizes") is None:
+        raise ArtefactError(
+            f"{folder}: its networks are tied to the {own.n_assets} assets that they were trained "
+            "on; only MultiExpertPolicy acts on other universes"
+        )
+    layout = _moved(own, universe, folder)
     scaler = Scaler.from_dict(read_json(folder / "scaler.json"))
     observation = spaces.Box(-np.inf, np.inf, (layout.size,), dtype=np.float32)
     action = spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)

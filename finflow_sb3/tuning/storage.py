@@ -124,7 +124,7 @@ def _make_folder(path: Path) -> None:
 def _file_lock(path: Path) -> Callable[[], AbstractContextManager[None]]:
     @contextmanager
     def alone() -> Iterator[None]:
-        with FileLock(f"{path}.lock"):
+        with FileLock(f"{path}.asking"):  # Optuna has a .lock of its own
             yield
 
     return alone

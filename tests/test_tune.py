@@ -39,7 +39,7 @@ from finflow_sb3.tuning.study import TrialEvent, tune
 from finflow_sb3.tuning.trials import Diverged
 from finflow_sb3.zoo_values import parse_yaml
 
-POSTGRES = os.environ.get("FINFLOW_TEST_POSTGRES", "")
+POSTGRES = os.environ.get("TEST_POSTGRES_URL", "")
 TWO = "cqsac.alpha_init: {low: 0.001, high: 0.3, log: true}\ncqsac.gamma: {low: 0.9, high: 0.99}\n"
 
 

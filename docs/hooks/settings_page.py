@@ -1,4 +1,4 @@
-"""Tables of the settings, as the code has them: name, default, what else sets it, range, meaning."""
+"""Tables of the settings, from the code: name, default, what else sets it, range, meaning."""
 
 from __future__ import annotations
 

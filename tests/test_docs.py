@@ -47,7 +47,9 @@ def commands() -> list[str]:
 
 
 def named(items: list[tuple[str, str]]) -> list[object]:
-    return [pytest.param(code, id=f"{page}-{i}") for i, (page, code) in enumerate(items)]
+    """One test for each code: translations have the same."""
+    names = {code: f"{page}-{i}" for i, (page, code) in reversed(list(enumerate(items)))}
+    return [pytest.param(code, id=name) for code, name in names.items()]
 
 
 @pytest.mark.parametrize("code", named(blocks("python")))

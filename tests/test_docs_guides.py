@@ -14,7 +14,9 @@ from finflow_sb3.config_files import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-GUIDES = [DOCS / "training.md"]
+GUIDES = [DOCS / "training.md", DOCS / "training.ko.md"]
+TRANSLATED = [("README.md", "README.ko.md"), ("docs/training.md", "docs/training.ko.md")]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 
@@ -99,3 +101,37 @@ def test_lengths_that_the_guide_names_are_the_packaged_ones() -> None:
     assert cqsac.offline_fraction == 0.25 and "a quarter of each batch" in text
     assert f"noise of {Settings().collect.noise:g}" in text
     assert packaged("iql").entries["default"]["steps_per_epoch"] == 40
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Blocks of code in their order; the words of a picture in text are a language's own."""
+    return [(kind, code) for kind, code in BLOCK.findall(text) if kind != "text"]
+
+
+def tables(text: str) -> list[list[str]]:
+    """Rows of tables, of each what is no word: code and numbers."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [sorted(re.findall(r"`[^`]+`|[−-]?\d[\d,.e-]*", line)) for line in lines]
+
+
+@pytest.mark.parametrize(("english", "korean"), TRANSLATED)
+def test_translations_have_the_same_code_tables_links_and_headings(
+    english: str, korean: str
+) -> None:
+    ours, theirs = ((ROOT / name).read_text("utf-8") for name in (english, korean))
+    assert blocks(theirs) == blocks(ours)
+    assert tables(theirs) == tables(ours)
+    for kind in ("## ", "### ", "!["):
+        assert theirs.count(f"\n{kind}") == ours.count(f"\n{kind}"), kind
+    links = [set(re.findall(r"\]\(([^)#]+)", text)) for text in (ours, theirs)]
+    own = {Path(english).name, Path(korean).name, "docs/training.md", "docs/training.ko.md"}
+    assert links[0] - own == links[1] - own
+
+
+@pytest.mark.parametrize(("english", "korean"), TRANSLATED)
+def test_translations_name_the_same_numbers_and_code(english: str, korean: str) -> None:
+    """In the text too, however it is ordered; small numbers may be words."""
+    ours, theirs = ((ROOT / name).read_text("utf-8") for name in (english, korean))
+    for pattern in (r"`([^`\n]+)`", r"(?<![\w.])\d[\d,]*\.?\d+"):
+        found = [set(re.findall(pattern, BLOCK.sub("", text))) for text in (ours, theirs)]
+        assert found[0] == found[1], pattern

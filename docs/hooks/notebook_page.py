@@ -18,7 +18,7 @@ def notebook(path: Path) -> str:
 
 def _parts(cell: Any) -> list[str]:
     if cell.cell_type == "markdown":
-        return [cell.source]
+        return [cell.source.replace("](../docs/", "](")]
     outputs = [_output(output) for output in cell.outputs]
     return [f"```python\n{cell.source}\n```", *outputs]
 

@@ -23,6 +23,7 @@ from finflow_sb3.cli import (
     pretrain,
     profile,
     train,
+    tune,
     walkforward,
     watch,
 )
@@ -104,6 +105,7 @@ _COMMANDS = {
     "backtest": backtest.command,
     "benchmark": benchmark.command,
     "walkforward": walkforward.command,
+    "tune": tune.command,
     "plot": plot.command,
     "watch": watch.command,
     "profile": profile.command,

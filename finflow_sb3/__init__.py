@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from finflow_sb3.profiling import profile
     from finflow_sb3.resuming import resume, resume_collecting, resume_pretraining
     from finflow_sb3.runs.snapshot import take_snapshot
+    from finflow_sb3.tuning.study import tune
     from finflow_sb3.walkforward import walkforward
 
     __version__: str
@@ -72,6 +73,7 @@ __all__ = [
     "train",
     "train_ensemble",
     "train_plain",
+    "tune",
     "walkforward",
 ]
 
@@ -106,6 +108,7 @@ _HOMES = {
     "take_snapshot": "runs.snapshot",
     "train": "pipeline",
     "train_ensemble": "ensemble_training",
+    "tune": "tuning.study",
     "walkforward": "walkforward",
     "train_plain": "plain_training",
 }

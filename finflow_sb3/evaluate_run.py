@@ -82,9 +82,7 @@ def evaluate(
         watch.progress("backtests", lag, len(LAGS))
         curves.append(backtest(market, span, env, moved.policy, moved.name, lag))
         others += _members(moved, market, span, env, lag)
-        others += baselines(
-            market, span, env, rules, lag, functools.partial(watch.progress, "baselines")
-        )
+        others += baselines(market, span, env, rules, lag, fitted)
     watch.progress("backtests", len(LAGS), len(LAGS))
     search = functools.partial(watch.progress, "break-even fees")
     fees = break_even(market, span, env, moved.policy, rules.rebalance, LAGS, on_progress=search)

@@ -315,6 +315,7 @@ def run_finetuning(
             on_progress=lambda step: watch.progress("fine-tuning", min(step, total), total),
             on_seeded=watch.seeded,
             on_event=watch.warned,
+            on_validated=watch.validated,
         )
     return Finetuned(
         run=folder.path,

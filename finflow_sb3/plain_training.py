@@ -186,6 +186,7 @@ def _run(
                 lambda step: watch.progress(STAGE, min(step, total), total)
             ),
             stop_at=stop_at,
+            on_validated=watch.validated,
         )
         _learn(model, callback, [callback, *record.tracker.callbacks], total)
         record.status.stopping = callback.stopping

@@ -27,6 +27,9 @@ class Watch:
     def epoch(self, epoch: Epoch) -> None:
         """An epoch of pretraining has ended."""
 
+    def validated(self, step: int, figures: dict[str, float]) -> None:
+        """A policy that trains online was backtested on the validation split after `step` steps."""
+
     def seeded(self, report: SeedReport) -> None:
         """CQSAC was seeded."""
 

@@ -559,7 +559,7 @@ def test_variables_that_are_set_for_all_commands_are_no_flags(work: Work) -> Non
     assert "no config.yml in it" in result.stderr
 
 
-@pytest.mark.parametrize("kind", ["dataset", "pretrained", "evaluate"])
+@pytest.mark.parametrize("kind", ["dataset", "pretrained"])
 def test_another_universe_is_refused_by_name(
     work: Work, tmp_path: Path, logs: Path, kind: str
 ) -> None:
@@ -568,10 +568,8 @@ def test_another_universe_is_refused_by_name(
         data = tmp_path / "data.h5"
         fine("collect", "-c", work.config, "--save-path", data)
         args: list[Any] = ["pretrain", "-c", work.config, "--dataset", data, "--log-dir", logs]
-    elif kind == "pretrained":
-        args = ["finetune", "--pretrained", work.pretrained, "--log-dir", logs]
     else:
-        args = ["evaluate", work.pretrained]
+        args = ["finetune", "--pretrained", work.pretrained, "--log-dir", logs]
     refused(run(*args, "--prices", other), logs, "other assets", "without X and with F")
 
 

@@ -51,11 +51,11 @@ LAYERS = (
     ("plain_pretraining",),
     ("collecting", "evaluate_run", "plot_runs"),
     ("plain_training",),
-    ("allocate", "demo", "doctor", "explain", "pipeline", "tuning", "zoo"),
+    ("allocate", "demo", "doctor", "explain", "pipeline", "zoo"),
     ("reopening",),
     ("benchmark",),
     ("walkforward", "walkforward_report"),
-    ("exchange", "profiling", "resuming"),
+    ("exchange", "profiling", "resuming", "tuning"),
     ("ensemble_training",),
     ("cli",),
 )

@@ -28,7 +28,14 @@ from finflow_sb3.training.guard import GOOD, Guard, last_good
 from finflow_sb3.training.known_callbacks import KnownCallbacks
 from finflow_sb3.training.state import capture, portfolio_buffer, restore
 
-__all__ = ["EndOfTraining", "Schedule", "TrainingCallback", "note_ended", "recent_figures"]
+__all__ = [
+    "EndOfTraining",
+    "Schedule",
+    "TrainingCallback",
+    "Validated",
+    "note_ended",
+    "recent_figures",
+]
 
 EPISODE_FIGURES = ("total_reward", "net_return", "sharpe", "cvar_95", "mean_turnover")
 # A line of metrics.jsonl has the means of so many episodes that ended last.
@@ -79,6 +86,9 @@ def recent_figures(episodes: Sequence[dict[str, float]]) -> dict[str, float]:
     }
 
 
+Validated = Callable[[int, dict[str, float]], None]
+
+
 class EndOfTraining(Exception):
     """Ends SB3's loop at a boundary: after a stop on figures that are not finite there must be no
     further step, as the policy's actions are not numbers.
@@ -94,6 +104,7 @@ class TrainingCallback(BaseCallback):
     store : where checkpoints go; None writes none
     on_best : called with the figures when a validation is better than all before
     on_progress : called with the environment steps done
+    on_validated : called with the steps done and the figures of each validation
     stop_at : stop at the first boundary at or after this step, checkpoint included
     known : callbacks that run beside it, whose counters its checkpoints hold
 
@@ -114,11 +125,13 @@ class TrainingCallback(BaseCallback):
         on_progress: Callable[[int], None] | None = None,
         stop_at: int | None = None,
         known: KnownCallbacks | None = None,
+        on_validated: Validated | None = None,
     ):
         super().__init__()
         self.market, self.settings, self.log, self.guard = market, settings, log, guard
         self.known = known or KnownCallbacks([])
         self.store, self.on_best, self.on_progress = store, on_best, on_progress
+        self.on_validated = on_validated
         self.stop_at, self.stop, self.stopping = stop_at, Stop(), False
         self.schedule = Schedule.of(settings.run, settings.env_kwargs)
         self.seen = -1
@@ -224,6 +237,8 @@ class TrainingCallback(BaseCallback):
         if better:
             self.best = figures["sharpe"]
             self.on_best(figures)
+        if self.on_validated is not None:
+            self.on_validated(now, figures)
         return better
 
     def _draw_portfolios(self, now: int) -> None:

@@ -26,7 +26,7 @@ from finflow_sb3.runs.checkpoints import Checkpoint, CheckpointStore
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.stopping import stop_on_signal
 from finflow_sb3.training.build import build_env, build_model
-from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback
+from finflow_sb3.training.callbacks import EndOfTraining, TrainingCallback, Validated
 from finflow_sb3.training.guard import Guard
 from finflow_sb3.training.known_callbacks import known_callbacks
 from finflow_sb3.training.monitor import Event
@@ -74,6 +74,7 @@ def run_cqsac(
     on_progress: Callable[[int], None] | None = None,
     on_seeded: Callable[[SeedReport], None] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    on_validated: Validated | None = None,
 ) -> FinetuneOutcome:
     """Train CQSAC to `settings.cqsac.n_timesteps`, from scratch, from an artefact or from a
     checkpoint of the same run.
@@ -113,6 +114,7 @@ def run_cqsac(
             on_progress=record.status.before(on_progress),
             stop_at=stop_at,
             known=known,
+            on_validated=on_validated,
         )
         if checkpoint is not None:
             callback.go_on_from(checkpoint)

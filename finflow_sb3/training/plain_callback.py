@@ -19,6 +19,7 @@ from finflow_sb3.stopping import Stop
 from finflow_sb3.training.callbacks import (
     EndOfTraining,
     Schedule,
+    Validated,
     note_ended,
     recent_figures,
 )
@@ -37,6 +38,7 @@ class PlainCallback(BaseCallback):
     on_best : called with the figures when a validation is better than all before
     on_progress : called with the environment steps done
     stop_at : stop at the first boundary at or after this step
+    on_validated : called with the steps done and the figures of each validation
 
     Attributes
     ----------
@@ -53,8 +55,10 @@ class PlainCallback(BaseCallback):
         on_best: Callable[[dict[str, float]], None],
         on_progress: Callable[[int], None],
         stop_at: int | None = None,
+        on_validated: Validated | None = None,
     ):
         super().__init__()
+        self.on_validated = on_validated
         self.market, self.settings, self.log = market, settings, log
         self.on_best, self.on_progress, self.stop_at = on_best, on_progress, stop_at
         self.stop, self.stopping = Stop(), False
@@ -128,6 +132,8 @@ class PlainCallback(BaseCallback):
         if better:
             self.best = figures["sharpe"]
             self.on_best(figures)
+        if self.on_validated is not None:
+            self.on_validated(self.seen, figures)
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Deterministic actions of the present policy."""

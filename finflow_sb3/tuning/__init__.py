@@ -1,0 +1,1 @@
+"""Settings found by Optuna on the validation split."""

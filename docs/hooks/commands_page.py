@@ -58,7 +58,7 @@ def _section(name: str, command: Any) -> str:
 
 def options_table(params: list[Any]) -> str:
     """Arguments and options: name, what goes there, default, help."""
-    lines = ["| | value | default | |", "|---|---|---|---|"]
+    lines = ["| name | value | default | what it does |", "|---|---|---|---|"]
     for param in params:
         cells = _names(param), _value(param), _default(param), _help(param)
         lines.append("| " + " | ".join(cells) + " |")

@@ -1,9 +1,9 @@
-"""Automation: `nox` runs lint, package and tests; `nox -s slow` the tests that take minutes,
+"""Automation: `nox` runs lint, docs, package and tests; `nox -s slow` the tests that take minutes,
 `nox -s upstream` the tests of SB3 and sb3-contrib with CQSAC in the place of SAC and TQC.
 
 Where this interpreter already has the project with its dev extra (the README's line makes such a
-`.venv`), lint, tests and slow run in it: installing torch once is enough. Elsewhere each makes an
-environment of its own. `package` always makes a fresh one.
+`.venv`), lint, docs, tests and slow run in it: installing torch once is enough. Elsewhere each
+makes an environment of its own. `package` always makes a fresh one.
 
 mypy follows neither the editable install's import hook nor the mapping of `cli/` to
 `finflow_sb3.cli`; it checks a folder of links that looks as the installed package does.
@@ -45,7 +45,7 @@ HERE = _project_is_here()
 BACKEND = "none" if HERE else "virtualenv"
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "package", "tests", "services"]
+nox.options.sessions = ["lint", "docs", "package", "tests", "services"]
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
@@ -79,6 +79,15 @@ def lint(session: nox.Session) -> None:
         config, cache = str(ROOT / "pyproject.toml"), str(ROOT / ".mypy_cache")
         with session.chdir(folder):
             run(session, "mypy", "--config-file", config, "--cache-dir", cache, "-p", "finflow_sb3")
+
+
+@nox.session(venv_backend=BACKEND)
+def docs(session: nox.Session) -> None:
+    """Build the documentation's site, without a warning; `nox -s docs -- FOLDER` keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        site = str(Path(*session.posargs[:1] or (folder,)).resolve())
+        quiet = {"NO_MKDOCS_2_WARNING": "1"}
+        run(session, "mkdocs", "build", "--strict", "--clean", "--site-dir", site, **quiet)
 
 
 @nox.session(venv_backend=BACKEND)

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from finflow_sb3.cli import (
+    allocate,
     backtest,
     benchmark,
     checkpoint,
@@ -103,6 +104,7 @@ _COMMANDS = {
     "train": train.train_command,
     "evaluate": evaluate.command,
     "backtest": backtest.command,
+    "allocate": allocate.command,
     "benchmark": benchmark.command,
     "walkforward": walkforward.command,
     "tune": tune.command,

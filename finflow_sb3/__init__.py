@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finflow_sb3.allocate import allocate
+    from finflow_sb3.allocation.holdings import Holdings
     from finflow_sb3.backtest_rules import backtest_baselines
     from finflow_sb3.benchmark.run import benchmark
     from finflow_sb3.config import Settings
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CQSAC",
+    "Holdings",
     "Past",
     "PortfolioEnv",
     "PortfolioVecEnv",
     "PriceTable",
     "Settings",
     "__version__",
+    "allocate",
     "backtest_baselines",
     "benchmark",
     "collect",
@@ -79,11 +83,13 @@ __all__ = [
 
 _HOMES = {
     "CQSAC": "cqsac.cqsac",
+    "Holdings": "allocation.holdings",
     "Past": "offline.own_rules",
     "PortfolioEnv": "envs.portfolio",
     "PortfolioVecEnv": "envs.vec",
     "PriceTable": "market.prices",
     "Settings": "config",
+    "allocate": "allocate",
     "backtest_baselines": "backtest_rules",
     "benchmark": "benchmark.run",
     "collect": "pipeline",

@@ -124,6 +124,7 @@ def observe(
     scaler: Scaler | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     anchors: Anchors | None = None,
+    splits: Splits | None = None,
 ) -> ObservedMarket:
     """Compute features, anchors, scaler and splits of a market.
 
@@ -131,6 +132,7 @@ def observe(
     ----------
     scaler : the one of an artefact; fitted on the training split if not given
     anchors : of these prices; fitted (minutes for hundreds of assets) if not given
+    splits : of these prices; those that `market` asks for if not given
 
     Raises
     ------
@@ -144,7 +146,8 @@ def observe(
     prices = with_interest(prices, env.cash_rate)
     anchors = anchors or fit_anchors(prices, market, on_progress)
     first = max(WARMUP, anchors.first_row)
-    splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
+    if splits is None:
+        splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
     returns = np.concatenate([prices.returns(), prices.cash_rate[:, None]], axis=1)
     record, paper = anchor_record(returns, anchors, proportional_fee(env, prices.assets))
     tradable = tradable_days(prices.listed, WARMUP)

@@ -32,13 +32,11 @@ def show_allocation(found: Allocation) -> None:
         f"({100 * share:.3f}\u00a0%); cash after them {found.cash:,.2f}"
     )
     if found.trade_rate < 1.0:
-        _line(
-            f"Orders go {number(found.trade_rate, 'percent')} of the way to the target, as the run does daily."
-        )
+        rate = number(found.trade_rate, "percent")
+        _line(f"Orders go {rate} of the way to the target; the rest is for the days to come.")
     if len(found.runs) > 1:
-        _line(
-            f"{len(found.runs)} runs place {number(found.disagreement, 'percent')} of the portfolio differently."
-        )
+        apart = number(found.disagreement, "percent")
+        _line(f"{len(found.runs)} runs place {apart} of the portfolio differently.")
     for sentence in (*found.lines, *found.notes):
         out.print(Text(sentence), width=min(out.width, 100))
     if found.folder is not None:
@@ -56,9 +54,9 @@ def _table(found: Allocation) -> Table:
 
 
 def _cells(each: Position) -> tuple[str, ...]:
-    order = _signed(f"{each.order.normalize():+,f}") if each.order else ""
+    order = _signed(f"{each.order:+,f}") if each.order else ""
     return (
-        f"{each.held.normalize():,f}" if each.held else "",
+        f"{each.held:,f}" if each.held else "",
         _price(each.price),
         f"{each.value:,.2f}" if each.value else "",
         number(each.weight, "percent"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finflow_sb3.config import Settings
     from finflow_sb3.config_files import resolve
     from finflow_sb3.cqsac.cqsac import CQSAC
+    from finflow_sb3.deployment.onnx_file import export_onnx
     from finflow_sb3.ensemble_training import continue_ensemble, train_ensemble
     from finflow_sb3.ensembles import load_policies
     from finflow_sb3.envs.portfolio import PortfolioEnv
@@ -59,6 +60,7 @@ __all__ = [
     "describe",
     "evaluate",
     "export_dataset",
+    "export_onnx",
     "export_zip",
     "finetune",
     "import_zip",
@@ -97,6 +99,7 @@ _HOMES = {
     "describe": "offline.describe",
     "evaluate": "pipeline",
     "export_dataset": "offline.export",
+    "export_onnx": "deployment.onnx_file",
     "export_zip": "exchange",
     "finetune": "pipeline",
     "import_zip": "exchange",

@@ -22,7 +22,14 @@ from finflow_sb3.market.listing import even_weights, tradable_days
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Splits, make_splits
 
-__all__ = ["ObservedMarket", "Scaler", "observe", "observe_source", "with_interest"]
+__all__ = [
+    "ObservedMarket",
+    "Scaler",
+    "observe",
+    "observe_source",
+    "unscaled_blocks",
+    "with_interest",
+]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -269,6 +276,19 @@ def _blocks(features: FeatureTable, record: Float, tradable: Bool | None) -> dic
     if tradable is not None:
         groups = {k: np.where(tradable[..., None], block, np.nan) for k, block in groups.items()}
     return {**groups, "market": features.market, "anchor_record": record}
+
+
+def unscaled_blocks(market: ObservedMarket) -> dict[str, Float]:
+    """What the scaler was given, by name: features by group, market block and anchors' record.
+
+    Returns
+    -------
+    float64 arrays: groups [T, n, f_g], market [T, m], anchor_record [T, K, 3]; NaN where an asset
+    is not tradable, and on rows before the first usable one
+    """
+    fee = proportional_fee(market.env, market.prices.assets)
+    record, _ = anchor_record(market.returns, market.anchors, fee)
+    return _blocks(compute_features(market.prices), record, market.tradable)
 
 
 def _frames(

@@ -126,6 +126,13 @@ class TestPrices:
         assert any("no raw closes" in note for note in one.notes)
         assert not any("no raw closes" in note for note in four.notes)
 
+    def test_a_raw_close_that_is_missing_is_refused(self) -> None:
+        quoted = longer(frame()).assign(raw_close=lambda table: table.close)
+        last = quoted.index[(quoted.ticker == "S01") & (quoted.date == quoted.date.max())]
+        quoted.loc[last, "raw_close"] = np.nan
+        with pytest.raises(DataError, match=f"raw close of S01 on {last_day()} is missing"):
+            decide(trained_run(), quoted)
+
     def test_a_gap_to_the_past_is_said(self) -> None:
         run = trained_run()
         prices = frame().tail(25)
@@ -152,6 +159,7 @@ def ending(day: int) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return lambda prices: prices.iloc[:day]
 
 
+YEARS = pd.Timedelta(days=36_500)
 REFUSED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any], str]] = {
     "missing": (lambda p: p.drop(columns="S02"), {}, "lacks S02, against the 5 assets"),
     "foreign": (lambda p: p.assign(XYZ=p["S00"]), {}, "adds XYZ, against the 5 assets"),
@@ -160,7 +168,8 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any],
     "short": (lambda p: p.tail(NEEDED - 50), {}, f"has {NEEDED - 50} days up to {last_day()}"),
     "revised": (revised, {}, f"S02 returned .* on {table().dates[600]}"),
     "other days": (without_a_day, {}, f"has no row for {table().dates[500]}"),
-    "from the future": (lambda p: p, {"as_of": None}, "business days before"),
+    "years ago": (lambda p: p, {"as_of": None}, "business days before"),
+    "from the future": (lambda p: p.set_axis(p.index + YEARS), {"as_of": None}, "lies after today"),
     "before it begins": (lambda p: p, {"as_of": "1990-01-01"}, "begins on .* after --as-of"),
     "with a cash rate": (lambda p: p.assign(cash_rate=1e-4), {}, "has a cash rate and .* none"),
 }
@@ -209,6 +218,7 @@ ENVS: dict[str, dict[str, Any]] = {
     "none": {"action_base": "none", "trade_rate": 0.5, "no_trade_band": 0.01},
     "lagged": {"execution_lag": 1, "reward": "differential_sharpe"},
     "costs": {"fee": 0.001, "fees": {"S01": 0.01}, "ticket": 0.5, "capital": 5000.0},
+    "some assets left out in training": {"asset_dropout": 0.3},
     "limits": {"max_turnover": 0.05, "max_position": 0.3, "min_position": 0.01, "trade_rate": 1.0},
 }
 

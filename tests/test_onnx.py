@@ -73,6 +73,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
         lambda: [trained_run(action_base="none", execution_lag=1, reward="differential_sharpe")],
         {},
     ),
+    "some left out in training": (lambda: [trained_run(asset_dropout=0.3)], {}),
     "assets that come and go": (lambda: [partial_run()], {}),
     "the mean of two": (lambda: [trained_run(), trained_run(seed=1)], {"shrinkage": 2.0}),
     "the median of three": (

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from finflow_sb3.cli import (
+    allocate,
     backtest,
     benchmark,
     checkpoint,
@@ -18,6 +19,7 @@ from finflow_sb3.cli import (
     data,
     doctor,
     evaluate,
+    export,
     finetune,
     plot,
     pretrain,
@@ -103,6 +105,8 @@ _COMMANDS = {
     "train": train.train_command,
     "evaluate": evaluate.command,
     "backtest": backtest.command,
+    "allocate": allocate.command,
+    "export": export.command,
     "benchmark": benchmark.command,
     "walkforward": walkforward.command,
     "tune": tune.command,

@@ -12,11 +12,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finflow_sb3.allocate import allocate
+    from finflow_sb3.allocation.holdings import Holdings
     from finflow_sb3.backtest_rules import backtest_baselines
     from finflow_sb3.benchmark.run import benchmark
     from finflow_sb3.config import Settings
     from finflow_sb3.config_files import resolve
     from finflow_sb3.cqsac.cqsac import CQSAC
+    from finflow_sb3.deployment.onnx_file import export_onnx
     from finflow_sb3.ensemble_training import continue_ensemble, train_ensemble
     from finflow_sb3.ensembles import load_policies
     from finflow_sb3.envs.portfolio import PortfolioEnv
@@ -42,12 +45,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CQSAC",
+    "Holdings",
     "Past",
     "PortfolioEnv",
     "PortfolioVecEnv",
     "PriceTable",
     "Settings",
     "__version__",
+    "allocate",
     "backtest_baselines",
     "benchmark",
     "collect",
@@ -55,6 +60,7 @@ __all__ = [
     "describe",
     "evaluate",
     "export_dataset",
+    "export_onnx",
     "export_zip",
     "finetune",
     "import_zip",
@@ -79,11 +85,13 @@ __all__ = [
 
 _HOMES = {
     "CQSAC": "cqsac.cqsac",
+    "Holdings": "allocation.holdings",
     "Past": "offline.own_rules",
     "PortfolioEnv": "envs.portfolio",
     "PortfolioVecEnv": "envs.vec",
     "PriceTable": "market.prices",
     "Settings": "config",
+    "allocate": "allocate",
     "backtest_baselines": "backtest_rules",
     "benchmark": "benchmark.run",
     "collect": "pipeline",
@@ -91,6 +99,7 @@ _HOMES = {
     "describe": "offline.describe",
     "evaluate": "pipeline",
     "export_dataset": "offline.export",
+    "export_onnx": "deployment.onnx_file",
     "export_zip": "exchange",
     "finetune": "pipeline",
     "import_zip": "exchange",

@@ -24,6 +24,7 @@ from finflow_sb3.runs.folder import RunFolder
 
 __all__ = [
     "PLAN",
+    "PRICES",
     "NotedMarket",
     "copy_ranking",
     "forget_ranking",
@@ -37,6 +38,7 @@ __all__ = [
     "noted_dataset",
     "noted_market",
     "noted_plan",
+    "noted_prices",
     "noted_ranking",
     "run_of",
 ]
@@ -106,7 +108,7 @@ class NotedMarket:
 
     def _same_past(self, prices: PriceTable) -> bool:
         """Whether past returns agree: a dividend rescales all closes that were adjusted before."""
-        past = load_prices(str(self.run / PRICES), partial=True)
+        past = noted_prices(self.run)
         if len(prices) < len(past) or not np.array_equal(prices.dates[: len(past)], past.dates):
             return False
         begun = prices.rows(0, len(past))
@@ -151,6 +153,19 @@ def noted_market(folder: RunFolder) -> NotedMarket:
         ObservationLayout.from_dict(content.get("layout", {})),
         Scaler.from_dict(content.get("scaler", {})),
     )
+
+
+def noted_prices(run: Path) -> PriceTable:
+    """The prices that a run was trained on, its test split too.
+
+    Raises
+    ------
+    ArtefactError
+        If the run has none.
+    """
+    if not (run / PRICES).is_file():
+        raise ArtefactError(f"{run}: has no {PRICES}; give the folder of a run that was trained")
+    return load_prices(str(run / PRICES), partial=True)
 
 
 def _key(prices: PriceTable, rows: int) -> str:

@@ -51,6 +51,7 @@ LAYERS = (
     ("plain_pretraining",),
     ("collecting", "evaluate_run", "plot_runs"),
     ("plain_training",),
+    ("allocation", "deployment"),
     ("allocate", "demo", "doctor", "explain", "pipeline", "zoo"),
     ("reopening",),
     ("benchmark",),

@@ -81,6 +81,8 @@ class PortfolioBatch:
     settings : see `EnvSettings`
     evaluation : one episode over the whole span from equal weights, instead of random starts
     seeds : one seed a portfolio
+    standing : no episode at all: portfolios see, decide and trade on the span's first row, which
+        may be the last of the data, and earn no day
 
     Raises
     ------
@@ -99,8 +101,9 @@ class PortfolioBatch:
         settings: EnvSettings,
         evaluation: bool = False,
         seeds: list[int | None] | None = None,
+        standing: bool = False,
     ):
-        _check_span(market, span)
+        _check_span(market, span, least=1 if standing else 2)
         self.market, self.span, self.settings = market, span, settings
         self.n_envs, self.evaluation = n_envs, evaluation
         self.trade_rate = default_trade_rate(settings)
@@ -185,6 +188,18 @@ class PortfolioBatch:
         drawn = rng.dirichlet(self._even)
         tradable = self.tradable(which)
         return drawn if tradable is None else tradable_part(drawn, tradable[0])
+
+    def hold(self, weights: Float, value: float, peak: float) -> None:
+        """Let the portfolios, which are reset, begin from these holdings instead.
+
+        Parameters
+        ----------
+        weights : shape [B, n+1], cash last
+        value, peak : in units of the initial value
+        """
+        self.held = np.array(weights)
+        self.weights, self.pending = self.held.copy(), self.held.copy()
+        self.value, self.peak = np.full(self.n_envs, value), np.full(self.n_envs, peak)
 
     # ---------------------------------------------------------------- the universe
 
@@ -306,7 +321,7 @@ class PortfolioBatch:
         What is not tradable any more is sold all the same, and what is not yet is not bought:
         both are cash then.
         """
-        done = self._execute(target, idle)
+        done = self.trade_to(target, idle)
         self.row = self.row + 1
         # Rows are in range: "clip" only says that `out` needs no copy in case they are not.
         day = self.market.returns.take(self.row, axis=0, out=self._day, mode="clip")
@@ -322,7 +337,13 @@ class PortfolioBatch:
             self.observations(), reward.astype(np.float32), terminated, truncated & ~terminated
         )
 
-    def _execute(self, target: Float, idle: Bool | None) -> accounting.Trade:
+    def trade_to(self, target: Float, idle: Bool | None = None) -> accounting.Trade:
+        """The trade at this row's close, without the day after it; `step_to` makes it and goes on.
+
+        Parameters
+        ----------
+        target, idle : as for `step_to`; with `execution_lag` what was wanted before is traded
+        """
         if self.settings.execution_lag:
             target, self.pending = self.pending, target.copy()
             now = np.zeros(self.n_envs, dtype=bool) if idle is None else idle
@@ -508,10 +529,10 @@ def _require_numbers(actions: NDArray[Any]) -> None:
         )
 
 
-def _check_span(market: ObservedMarket, span: Span) -> None:
+def _check_span(market: ObservedMarket, span: Span, least: int) -> None:
     first, stop = market.splits.train.start, len(market.returns)
-    if not (first <= span.start < span.stop - 1 < stop):
+    if not (first <= span.start <= span.stop - least <= stop - least):
         raise DataError(
-            f"rows {span.start} to {span.stop} are no span of at least 2 of the usable rows "
+            f"rows {span.start} to {span.stop} are no span of at least {least} of the usable rows "
             f"{first} to {stop}"
         )

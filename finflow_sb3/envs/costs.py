@@ -191,6 +191,18 @@ class Costs:
             order = _Order.of(self, held, target, value, row)
         return Trade(target, mu, row_sums(order.traded(mu))), order.parts(mu)
 
+    def by_asset(self, traded: Float, value: Float, row: NDArray[np.int64]) -> Float:
+        """What it costs to trade each asset, shape [B, n], over the value before the trade.
+
+        Parameters
+        ----------
+        traded : shape [B, n], traded value of each asset over the value before the trade
+        value, row : as for `trade`
+        """
+        bought = np.concatenate([np.abs(traded), np.zeros((len(traded), 1))], axis=1)
+        order = _Order.of(self, np.zeros_like(bought), bought, value, row)
+        return order.each(np.ones(len(traded)))
+
 
 def _require_gentle(
     env: EnvSettings, prices: PriceTable, rows: Span, fee: Float | float, depth: Float
@@ -253,11 +265,7 @@ class _Order:
         """Costs by `PARTS` over the value before the trade, shape [4, B]."""
         costs, x = self.costs, self.traded(mu)
         out = np.zeros((len(PARTS), len(mu)))
-        fee = self.fee * x
-        if costs.minimum > 0.0:
-            least = costs.minimum / self.value
-            fee = np.where(self.counted, np.maximum(fee, least[:, None]), fee)
-        out[0] = row_sums(fee)
+        out[0] = row_sums(self._fees(x))
         if costs.ticket > 0.0:
             out[1] = costs.ticket / self.value * np.add.reduce(self.counted, axis=1)
         if self.size is not None and self.depth is not None:
@@ -267,3 +275,21 @@ class _Order:
             if costs.impact > 0.0:
                 out[3] = costs.impact * row_sums(x * p)
         return out
+
+    def each(self, mu: Float) -> Float:
+        """All parts together, asset by asset: shape [B, n]."""
+        costs, x = self.costs, self.traded(mu)
+        out = self._fees(x) + self.counted * (costs.ticket / self.value)[:, None]
+        if self.size is not None and self.depth is not None:
+            p = np.minimum(x * self.size, 1.0)
+            if costs.slippage != "none":
+                out = out + x * self.depth * slippage_curve(costs.slippage, p)
+            out = out + costs.impact * x * p
+        return out
+
+    def _fees(self, x: Float) -> Float:
+        fee = self.fee * x
+        if self.costs.minimum > 0.0:
+            least = self.costs.minimum / self.value
+            fee = np.where(self.counted, np.maximum(fee, least[:, None]), fee)
+        return fee

@@ -22,7 +22,14 @@ from finflow_sb3.market.listing import even_weights, tradable_days
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Splits, make_splits
 
-__all__ = ["ObservedMarket", "Scaler", "observe", "observe_source", "with_interest"]
+__all__ = [
+    "ObservedMarket",
+    "Scaler",
+    "observe",
+    "observe_source",
+    "unscaled_blocks",
+    "with_interest",
+]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -124,6 +131,7 @@ def observe(
     scaler: Scaler | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     anchors: Anchors | None = None,
+    splits: Splits | None = None,
 ) -> ObservedMarket:
     """Compute features, anchors, scaler and splits of a market.
 
@@ -131,6 +139,7 @@ def observe(
     ----------
     scaler : the one of an artefact; fitted on the training split if not given
     anchors : of these prices; fitted (minutes for hundreds of assets) if not given
+    splits : of these prices; those that `market` asks for if not given
 
     Raises
     ------
@@ -144,7 +153,8 @@ def observe(
     prices = with_interest(prices, env.cash_rate)
     anchors = anchors or fit_anchors(prices, market, on_progress)
     first = max(WARMUP, anchors.first_row)
-    splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
+    if splits is None:
+        splits = make_splits(prices.dates, first, market, purge=env.execution_lag + 1)
     returns = np.concatenate([prices.returns(), prices.cash_rate[:, None]], axis=1)
     record, paper = anchor_record(returns, anchors, proportional_fee(env, prices.assets))
     tradable = tradable_days(prices.listed, WARMUP)
@@ -266,6 +276,19 @@ def _blocks(features: FeatureTable, record: Float, tradable: Bool | None) -> dic
     if tradable is not None:
         groups = {k: np.where(tradable[..., None], block, np.nan) for k, block in groups.items()}
     return {**groups, "market": features.market, "anchor_record": record}
+
+
+def unscaled_blocks(market: ObservedMarket) -> dict[str, Float]:
+    """What the scaler was given, by name: features by group, market block and anchors' record.
+
+    Returns
+    -------
+    float64 arrays: groups [T, n, f_g], market [T, m], anchor_record [T, K, 3]; NaN where an asset
+    is not tradable, and on rows before the first usable one
+    """
+    fee = proportional_fee(market.env, market.prices.assets)
+    record, _ = anchor_record(market.returns, market.anchors, fee)
+    return _blocks(compute_features(market.prices), record, market.tradable)
 
 
 def _frames(

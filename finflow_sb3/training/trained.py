@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from finflow_sb3.cqsac.cqsac import CQSAC
 from finflow_sb3.envs.observations import Scaler
@@ -37,6 +38,7 @@ class TrainedPolicy:
     name : "iql", "td3bc", "cqsac" or one of `plain_model.CLASSES`
     act : observations float32 [B, layout.size] → deterministic actions [B, A]
     facts : epoch or step, validation figures
+    action : as `act`, of tensors and with gradients
     """
 
     name: str
@@ -44,6 +46,7 @@ class TrainedPolicy:
     layout: ObservationLayout
     scaler: Scaler
     facts: dict[str, Any]
+    action: Callable[[Tensor], Tensor]
 
 
 def load_policy(run: Path, universe: ObservationLayout | None = None) -> TrainedPolicy:
@@ -80,7 +83,15 @@ def _from_artefact(folder: Path, universe: ObservationLayout | None) -> TrainedP
         _load(experts.load_state_dict, artefact.part("policy.experts"), folder)
     else:
         _load(partial(load_mean, experts), artefact.part("policy_mean.experts"), folder)
-    return TrainedPolicy(artefact.algo, policy_act(experts), layout, scaler, artefact.facts)
+    experts.eval()
+    return TrainedPolicy(
+        name=artefact.algo,
+        act=policy_act(experts),
+        layout=layout,
+        scaler=scaler,
+        facts=artefact.facts,
+        action=lambda observations: torch.tanh(experts(observations).mean),
+    )
 
 
 def _moved(
@@ -120,7 +131,12 @@ def _from_policy(folder: Path, universe: ObservationLayout | None) -> TrainedPol
         actions, _ = policy.predict(observations, deterministic=True)
         return np.asarray(actions)
 
-    return TrainedPolicy(algo, act, layout, scaler, facts)
+    def action(observations: Tensor) -> Tensor:
+        # What `predict` does without gradients: bounds of actions are ±1.
+        actions: Tensor = policy._predict(observations, deterministic=True)
+        return actions.clamp(-1.0, 1.0)
+
+    return TrainedPolicy(algo, act, layout, scaler, facts, action)
 
 
 def _cqsac_policy(head: dict[str, Any], observation: Any, action: Any) -> tuple[Any, Any, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finflow_sb3.envs.portfolio import PortfolioEnv
     from finflow_sb3.envs.vec import PortfolioVecEnv
     from finflow_sb3.exchange import export_zip, import_zip
+    from finflow_sb3.explain.run import explain
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.offline.describe import describe
@@ -50,6 +51,7 @@ __all__ = [
     "collect",
     "describe",
     "evaluate",
+    "explain",
     "export_dataset",
     "export_zip",
     "finetune",
@@ -82,6 +84,7 @@ _HOMES = {
     "collect": "pipeline",
     "describe": "offline.describe",
     "evaluate": "pipeline",
+    "explain": "explain.run",
     "export_dataset": "offline.export",
     "export_zip": "exchange",
     "finetune": "pipeline",

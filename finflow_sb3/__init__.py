@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finflow_sb3.envs.portfolio import PortfolioEnv
     from finflow_sb3.envs.vec import PortfolioVecEnv
     from finflow_sb3.exchange import export_zip, import_zip
+    from finflow_sb3.explain.period import explain_period
     from finflow_sb3.explain.run import explain
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
@@ -52,6 +53,7 @@ __all__ = [
     "describe",
     "evaluate",
     "explain",
+    "explain_period",
     "export_dataset",
     "export_zip",
     "finetune",
@@ -85,6 +87,7 @@ _HOMES = {
     "describe": "offline.describe",
     "evaluate": "pipeline",
     "explain": "explain.run",
+    "explain_period": "explain.period",
     "export_dataset": "offline.export",
     "export_zip": "exchange",
     "finetune": "pipeline",

@@ -1,11 +1,9 @@
 """What would have had to differ: the smallest change of features that moves a weight past a mark.
 
-Minimise ‖δ‖₂ subject to w_i(x + δ) = θ and −5 ≤ x + δ ≤ 5, where features are scaled by their
-training deviations and have never been past ±5. Found by the iteration of Hasofer & Lind (1974)
-and Rackwitz & Fiessler (1978), which reliability engineering uses for the same problem: the weight
-is replaced by its tangent, the smallest δ on the tangent's line is the next one, and steps are
-shortened until the merit ‖δ‖²/2 + c·|w_i − θ| falls (Zhang & Der Kiureghian 1995). From several
-starts; the least δ is moved past the mark and verified by the policy itself.
+Minimise ½‖δ‖² subject to w_i(x + δ) = θ and l ≤ x + δ ≤ u, where features are scaled by their
+training deviations and l to u is the range that each has had so far (of any asset). By the method of multipliers (Hestenes 1969; Powell
+1969): L-BFGS-B minimises ½‖δ‖² + λ·c + ½ρ·c² with c = w_i(x + δ) − θ, and λ moves by ρ·c, until
+c is nothing. From several starts, and for a θ a hair's breadth past the mark.
 
 Features move as numbers. Prices that have just these may not exist: a return of 21 days does not
 move without one of 63. Anchors and portfolio stay as they are.
@@ -15,21 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 
-from finflow_sb3.envs.observations import CLIP
+from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.explain.gradients import Feature
 
-__all__ = ["Change", "Goal", "smallest_change"]
+__all__ = ["Change", "Goal", "ranges", "smallest_change"]
 
 Float = NDArray[np.float64]
 Map = Callable[[Tensor], Tensor]
-STARTS, ROUNDS = 4, 60
-# How near the mark the iteration ends, and how far past it the answer goes.
+STARTS, ROUNDS, STEPS = 3, 10, 40
+# How near the mark the search ends, in weight; how near on its way the answer is to the first.
 CLOSE, PAST = 1e-6, 1e-7
 
 
@@ -71,8 +72,29 @@ class Change:
         return float(np.linalg.norm(self.delta))
 
 
+def ranges(
+    market: ObservedMarket, row: int, places: NDArray[np.intp], features: tuple[Feature, ...]
+) -> tuple[Float, Float]:
+    """The least and the largest value of each feature up to `row`, [V] each, any asset's or
+    anchor's counting for all.
+    """
+    seen = market.rows[market.splits.train.start : row + 1][:, places].astype(np.float64)
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    names = np.array([f"{feature.block} {feature.name}" for feature in features])
+    for name in np.unique(names):
+        same = names == name
+        low[same], high[same] = low[same].min(), high[same].max()
+    return low, high
+
+
 def smallest_change(
-    target: Map, observation: Float, places: NDArray[np.intp], goal: Goal, seed: int = 0
+    target: Map,
+    observation: Float,
+    places: NDArray[np.intp],
+    goal: Goal,
+    low: Float,
+    high: Float,
+    seed: int = 0,
 ) -> Change:
     """Search for the least change of `observation[places]` that meets the goal.
 
@@ -80,10 +102,12 @@ def smallest_change(
     ----------
     target : observations float64 [B, D] → weights [B, n+1]
     observation : shape [D]
-    places : which of its entries may move
+    places : V of its entries, which may move
+    low, high : how far they may, shape [V]
     seed : of the starts after the first, which is the observation itself
     """
-    problem = _Problem(target, np.asarray(observation, dtype=np.float64), places, goal)
+    x = np.asarray(observation, dtype=np.float64)
+    problem = _Problem(target, x, places, goal, low, high)
     zero = np.zeros(len(places))
     here = problem.weight(zero)
     if goal.met(here):
@@ -114,10 +138,20 @@ def smallest_change(
 class _Problem:
     """One goal at one observation."""
 
-    def __init__(self, target: Map, x: Float, places: NDArray[np.intp], goal: Goal):
+    def __init__(
+        self,
+        target: Map,
+        x: Float,
+        places: NDArray[np.intp],
+        goal: Goal,
+        low: Float,
+        high: Float,
+    ):
         self.target, self.x, self.places, self.goal = target, x, places, goal
-        self.low = np.minimum(-CLIP - x[places], 0.0)
-        self.high = np.maximum(CLIP - x[places], 0.0)
+        # What is at it to within what the search leaves is past the goal's own.
+        self.mark = goal.mark + 2.0 * goal.sign * CLOSE
+        self.low = np.minimum(low - x[places], 0.0)
+        self.high = np.maximum(high - x[places], 0.0)
 
     def inside(self, delta: Float) -> Float:
         return np.clip(delta, self.low, self.high)
@@ -142,61 +176,37 @@ class _Problem:
         return self.target(moved)[:, self.goal.place]
 
     def solve(self, delta: Float) -> Float:
-        """The iteration from one start, to its fixed point or its last round."""
-        penalty = 0.0
+        """The method of multipliers from one start, until the weight is at the mark."""
+        _, gradient = self.slope(delta)
+        # So steep a penalty is as strong as ‖δ‖² where the weight answers to features as here.
+        penalty = 10.0 / max(float(gradient @ gradient), 1e-12)
+        multiplier, missed = 0.0, np.inf
         for _ in range(ROUNDS):
-            weight, gradient = self.slope(delta)
-            steep = float(np.linalg.norm(gradient))
-            if steep == 0.0:
+            delta = self._minimum(partial(self._cost, multiplier, penalty), delta)
+            before, missed = missed, self.weight(delta) - self.mark
+            if abs(missed) < CLOSE:
                 break
-            wanted = self._on_tangent(delta, weight, gradient)
-            step = wanted - delta
-            done = np.linalg.norm(step) < 1e-4 * max(1.0, float(np.linalg.norm(delta)))
-            if done and abs(weight - self.goal.mark) < CLOSE:
-                break
-            penalty = max(penalty, 2.0 * float(np.linalg.norm(wanted)) / steep)
-            delta = self._shortened(delta, step, penalty)
+            multiplier += penalty * missed
+            if abs(missed) > 0.25 * abs(before):
+                penalty *= 4.0
         return delta
 
-    def _on_tangent(self, delta: Float, weight: float, gradient: Float) -> Float:
-        """The least δ in the box at which the tangent has the mark; the best corner if none.
+    def _cost(self, multiplier: float, penalty: float, delta: Float) -> tuple[float, Float]:
+        weight, gradient = self.slope(delta)
+        missed = weight - self.mark
+        cost = 0.5 * float(delta @ delta) + multiplier * missed + 0.5 * penalty * missed**2
+        return cost, delta + (multiplier + penalty * missed) * gradient
 
-        It is clip(λ·∇) with the λ that fits, because the least δ is along the gradient wherever
-        the box does not bind; the tangent's value grows with λ.
-        """
-        missing = self.goal.mark - weight + float(gradient @ delta)
-        along = np.sign(missing) * gradient
-
-        def gained(scale: float) -> float:
-            return float(np.abs(gradient @ self.inside(scale * along)))
-
-        low, high = 0.0, abs(missing) / float(gradient @ gradient)
-        while gained(high) < abs(missing) and high < 1e12:
-            low, high = high, 2.0 * high + 1e-12
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if gained(middle) < abs(missing) else (low, middle)
-        return self.inside(high * along)
-
-    def _shortened(self, delta: Float, step: Float, penalty: float) -> Float:
-        def merit(at: Float) -> float:
-            return 0.5 * float(at @ at) + penalty * abs(self.weight(at) - self.goal.mark)
-
-        now, share = merit(delta), 1.0
-        for _ in range(12):
-            after = self.inside(delta + share * step)
-            if merit(after) < now:
-                return after
-            share *= 0.5
-        return self.inside(delta + share * step)
+    def _minimum(self, cost: Callable[[Float], tuple[float, Float]], delta: Float) -> Float:
+        bounds = list(zip(self.low, self.high, strict=True))
+        options = {"maxiter": STEPS}
+        found = minimize(cost, delta, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
+        return self.inside(np.asarray(found.x, dtype=np.float64))
 
     def push_past(self, delta: Float) -> Float | None:
-        """δ moved just past the mark, by bisection on the way from no change; None out of reach."""
+        """The first on the way to δ that is past the mark; None where δ is not."""
         if not self.goal.met(self.weight(delta)):
-            beyond = self.inside(1.02 * delta)
-            if not self.goal.met(self.weight(beyond)):
-                return None
-            delta = beyond
+            return None
         low, high = 0.0, 1.0
         while high - low > PAST:
             middle = 0.5 * (low + high)
@@ -211,13 +221,11 @@ class _Problem:
         return np.asarray(high * delta)
 
     def climb(self, delta: Float) -> tuple[Float, float]:
-        """As far as corners of the box take the weight: Frank & Wolfe's (1956) steps."""
-        best, reached = delta, self.weight(delta)
-        for k in range(ROUNDS):
-            _, gradient = self.slope(delta)
-            corner = np.where(self.goal.sign * gradient > 0.0, self.high, self.low)
-            delta = delta + 2.0 / (k + 2.0) * (np.where(gradient == 0.0, delta, corner) - delta)
-            weight = self.weight(delta)
-            if self.goal.sign * (weight - reached) > 0.0:
-                best, reached = delta, weight
-        return best, reached
+        """As far as the weight goes towards the mark's side within the box."""
+
+        def cost(at: Float) -> tuple[float, Float]:
+            weight, gradient = self.slope(at)
+            return -self.goal.sign * weight, -self.goal.sign * gradient
+
+        furthest = self._minimum(cost, delta)
+        return furthest, self.weight(furthest)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from finflow_sb3.ensembles import Policies
@@ -13,7 +14,7 @@ from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.explain.attribution import Attribution
-from finflow_sb3.explain.counterfactual import Change, Goal, smallest_change
+from finflow_sb3.explain.counterfactual import Change, Goal, ranges, smallest_change
 from finflow_sb3.explain.gradients import (
     TOLERANCE,
     Attributions,
@@ -31,7 +32,7 @@ from finflow_sb3.explain.voices import Voice, hear
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.messages import remedy, shown
 
-__all__ = ["Counterfactual", "Explained", "WhatIf", "explain_decision"]
+__all__ = ["Counterfactual", "Explained", "WhatIf", "answer", "explain_decision"]
 
 Float = NDArray[np.float64]
 
@@ -225,7 +226,9 @@ def explain_decision(
         features=attribute_features(mapped, layout, market.scaler, observation, tolerance),
         risk={name: risk_of(w, market.returns, row) for name, w in portfolios.items()},
         outlooks=outlooks,
-        counterfactual=None if what_if is None else _answer(what_if, mapped, market, observation),
+        counterfactual=None
+        if what_if is None
+        else answer(what_if, mapped, market, row, observation),
         attribution=attribution,
         left_out=(*_left_out(voices, asked, policies, attribution), *reasons),
     )
@@ -246,9 +249,21 @@ def _outlooks(
     return tuple(found), tuple(reasons)
 
 
-def _answer(
-    what_if: WhatIf, mapped: TargetMap, market: ObservedMarket, observation: Float
+def answer(
+    what_if: WhatIf, mapped: TargetMap, market: ObservedMarket, row: int, observation: Float
 ) -> Counterfactual:
+    """Search for the change that a question asks for.
+
+    Parameters
+    ----------
+    row : of the decision
+    observation : shape [D]
+
+    Raises
+    ------
+    ConfigError
+        If the question names what there is not.
+    """
     layout = market.layout
     goal = what_if.goal(layout)
     known = (*(name for name, _ in layout.groups), "market", "anchor_record")
@@ -260,7 +275,10 @@ def _answer(
     blocks = what_if.blocks or known
     places = varied(layout, blocks)
     features = tuple(f for f in feature_names(layout) if f.block in blocks)
-    change = smallest_change(mapped, observation, places, goal)
+    low, high = ranges(market, row, places, features)
+    change = smallest_change(mapped, observation, places, goal, low, high)
+    with torch.no_grad():
+        weight = float(mapped(torch.from_numpy(observation[None]))[0, goal.place])
     before = observation[places]
     after = before + change.delta
     return Counterfactual(
@@ -272,16 +290,8 @@ def _answer(
         after=after,
         before_natural=in_own_units(features, before, layout, market.scaler),
         after_natural=in_own_units(features, after, layout, market.scaler),
-        weight=float(mapped_weight(mapped, observation, goal)),
+        weight=weight,
     )
-
-
-def mapped_weight(mapped: TargetMap, observation: Float, goal: Goal) -> float:
-    """The weight that a goal is about, as it is."""
-    import torch
-
-    with torch.no_grad():
-        return float(mapped(torch.from_numpy(observation[None]))[0, goal.place])
 
 
 def _left_out(

@@ -22,7 +22,7 @@ from finflow_sb3.evaluation.report_template import (
 from finflow_sb3.explain.decision import Counterfactual, Explained
 from finflow_sb3.explain.page_parts import attribution, features, outlooks, voices, weights
 from finflow_sb3.explain.pieces import Line, bar, meter_table
-from finflow_sb3.explain.words import percent, trade_line, two_lines, voices_line
+from finflow_sb3.explain.words import answer_line, percent, trade_line, two_lines, voices_line
 
 __all__ = ["CARD", "card_page", "framed"]
 
@@ -128,25 +128,11 @@ def _tiles(explained: Explained) -> list[str]:
 def _what_if(found: Counterfactual | None) -> str:
     if found is None:
         return ""
-    asset, side, mark = found.asked.asset, found.goal.side, percent(found.goal.mark, 2)
-    if found.change.size == 0.0:
-        return paragraph(
-            f"Nothing: the target of {asset} is {percent(found.weight, 2)}, {side} {mark} already."
-        )
-    where = f" of {', '.join(found.asked.blocks)}" if found.asked.blocks else ""
-    if not found.change.found:
-        return paragraph(
-            f"No change of features{where} within ±5 training deviations that was found takes "
-            f"{asset} {side} {mark}: the target is {percent(found.weight, 2)}, and the furthest "
-            f"one found {percent(found.change.reached, 2)}."
-        )
-    said = paragraph(
-        f"For a target of {asset} {side} {mark} (it is {percent(found.weight, 2)}), the least "
-        f"change found{where} has a length of {found.change.size:.2f} training deviations over "
-        f"all features. Anchors and portfolio stay as they are; the policy itself then wants "
-        f"{percent(found.change.reached, 2)}. The largest parts:"
-    )
-    return said + _changes(found)
+    said = paragraph(answer_line(found), muted=False)
+    if found.change.size == 0.0 or not found.change.found:
+        return said
+    held = "Anchors and portfolio stay as they are; the policy itself was asked with the change."
+    return said + paragraph(held) + _changes(found)
 
 
 def _changes(found: Counterfactual) -> str:

@@ -14,7 +14,7 @@ from finflow_sb3.explain.returns import Outlook
 from finflow_sb3.explain.voices import Voice
 from finflow_sb3.explain.words import percent, points
 
-__all__ = ["attribution", "features", "outlooks", "voices", "weights"]
+__all__ = ["attributed", "attribution", "features", "outlooks", "voices", "weights"]
 
 Float = NDArray[np.float64]
 # Assets that tables list, and those whose single features are listed, with how many of these.
@@ -211,10 +211,12 @@ def _outlook(explained: Explained, found: Outlook, number: int) -> str:
 
 
 def attribution(explained: Explained) -> str:
-    """Where the return up to this day came from: stages, anchors, assets."""
-    made = explained.attribution
-    if made is None:
-        return ""
+    """Where the return up to this day came from."""
+    return "" if explained.attribution is None else attributed(explained.attribution)
+
+
+def attributed(made: Attribution) -> str:
+    """Where a return came from: stages, anchors, assets."""
     told = (
         f"Net return of the backtest from {made.first} to {made.last} ({made.days} days), in "
         "percentage points of the value at its start. Parts add up to "

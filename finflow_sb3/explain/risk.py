@@ -16,6 +16,8 @@ from finflow_sb3.envs.observations import TRADING_DAYS
 __all__ = ["Risk", "risk_of"]
 
 Float = NDArray[np.float64]
+# A daily variance that is rounding and no risk.
+NOTHING = 1e-24
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def risk_of(weights: Float, returns: Float, row: int, window: int = TRADING_DAYS
     covariance = np.cov(recent, rowvar=False)
     marginal = covariance @ weights
     variance = float(weights @ marginal)
-    if variance <= 0.0:
+    if variance <= NOTHING:
         return Risk(0.0, np.zeros_like(weights), len(recent))
     volatility = float(np.sqrt(variance * TRADING_DAYS))
     return Risk(volatility, np.asarray(weights * marginal / variance), len(recent))

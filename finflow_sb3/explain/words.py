@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from finflow_sb3.explain.decision import Explained
+from finflow_sb3.explain.decision import Counterfactual, Explained
 from finflow_sb3.explain.gradients import Attributions
 
-__all__ = ["percent", "points", "trade_line", "two_lines", "voices_line"]
+__all__ = ["answer_line", "percent", "points", "trade_line", "two_lines", "voices_line"]
 
 # Changes of weight below it are nothing that one would speak of.
 NOTHING = 5e-5
 BLOCKS = {
     "market": "the market's state",
     "anchor_record": "the anchors' record",
-    "scalars": "the portfolio's drawdown",
+    "drawdown": "the portfolio's drawdown",
 }
 
 
@@ -102,4 +102,28 @@ def _risk(explained: Explained) -> str:
         f"{explained.assets[place]} carries most of the risk: {percent(risk.shares[place])} of a "
         f"volatility of {percent(risk.volatility)} with {percent(explained.target[place])} of "
         "the weight."
+    )
+
+
+def answer_line(found: Counterfactual) -> str:
+    """What would have had to differ for another weight."""
+    asset, goal, change = found.asked.asset, found.goal, found.change
+    digits = 2 if round(100 * goal.mark, 2) == round(100 * goal.mark, 6) else 4
+    mark, weight = percent(goal.mark, digits), percent(found.weight, digits)
+    wanted = f"{asset} {goal.side} {mark}"
+    if change.size == 0.0 and change.found:
+        return f"The target of {wanted} is met as it is: {weight}."
+    where = f" of {', '.join(found.asked.blocks)}" if found.asked.blocks else ""
+    if not change.found:
+        return (
+            f"No change of features{where} within the range that they have had was found that "
+            f"takes {wanted}: the target is {weight}, and the furthest one found "
+            f"{percent(change.reached, digits)}."
+        )
+    largest = int(np.argmax(np.abs(change.delta)))
+    moved = f"{change.delta[largest]:+.2f}".replace("-", "−")
+    return (
+        f"For a target of {wanted} (it is {weight}) features{where} would have to differ by "
+        f"{change.size:.2f} training deviations in all at least, as far as the search found; most "
+        f"of all {found.features[largest].label}, by {moved}."
     )

@@ -1,9 +1,10 @@
 """What would have had to differ: the smallest change of features that moves a weight past a mark.
 
 Minimise ½‖δ‖² subject to w_i(x + δ) = θ and l ≤ x + δ ≤ u, where features are scaled by their
-training deviations and l to u is the range that each has had so far (of any asset). By the method of multipliers (Hestenes 1969; Powell
-1969): L-BFGS-B minimises ½‖δ‖² + λ·c + ½ρ·c² with c = w_i(x + δ) − θ, and λ moves by ρ·c, until
-c is nothing. From several starts, and for a θ a hair's breadth past the mark.
+training deviations and l to u is the range that each has had so far (of any asset). By the method
+of multipliers (Hestenes 1969; Powell 1969): L-BFGS-B minimises ½‖δ‖² + λ·c + ½ρ·c² with
+c = w_i(x + δ) − θ, and λ moves by ρ·c, until c is nothing. From several starts, and for a θ a
+hair's breadth past the mark.
 
 Features move as numbers. Prices that have just these may not exist: a return of 21 days does not
 move without one of 63. Anchors and portfolio stay as they are.

@@ -208,6 +208,7 @@ def explain_decision(
     if traded is not None:
         portfolios["traded"] = traded
     outlooks, reasons = _outlooks(policies, batch, asked)
+    answered = None if what_if is None else answer(what_if, mapped, market, row, observation)
     return Explained(
         date=str(market.prices.dates[row]),
         policy=policies.name,
@@ -226,9 +227,7 @@ def explain_decision(
         features=attribute_features(mapped, layout, market.scaler, observation, tolerance),
         risk={name: risk_of(w, market.returns, row) for name, w in portfolios.items()},
         outlooks=outlooks,
-        counterfactual=None
-        if what_if is None
-        else answer(what_if, mapped, market, row, observation),
+        counterfactual=answered,
         attribution=attribution,
         left_out=(*_left_out(voices, asked, policies, attribution), *reasons),
     )

@@ -42,7 +42,7 @@ DRAWDOWN = "drawdown"
 TOLERANCE = 1e-4
 """Largest |Σ_d φ_{i,d} − (w_i(x) − w_i(x'))|: a basis point of the portfolio."""
 # Stretches of the way at first and at most, steps on each, and the shortest one.
-STRETCHES, MOST_STRETCHES, STEPS, SHORTEST = 8, 2000, 3, 1e-7
+STRETCHES, MOST_STRETCHES, STEPS, SHORTEST = 16, 2000, 4, 1e-7
 LOOSER, NOISE = 4.0, 2e-6
 # Rows that go through the networks at a time.
 ROWS = 4096

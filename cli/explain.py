@@ -14,9 +14,9 @@ from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
 
 if TYPE_CHECKING:
-    from finflow_sb3.explain.decision import WhatIf
     from finflow_sb3.explain.period import Overview
     from finflow_sb3.explain.run import Explanation
+    from finflow_sb3.explain.what_if import WhatIf
 
 __all__ = ["command"]
 
@@ -170,7 +170,7 @@ def _question(
             if value is not None:
                 raise ConfigError(f"{name}: belongs to an asset; name it with --asset")
         return None
-    from finflow_sb3.explain.decision import WhatIf
+    from finflow_sb3.explain.what_if import WhatIf
 
     blocks = tuple(name.strip() for name in (features or "").split(",") if name.strip())
     return WhatIf(asset, above, below, blocks)

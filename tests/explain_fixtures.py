@@ -17,7 +17,7 @@ from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.nets.experts import make_experts
 from finflow_sb3.network_sizes import NetworkSizes
-from finflow_sb3.pipeline import train
+from finflow_sb3.pipeline import finetune, pretrain
 from finflow_sb3.pretrain.run import policy_act
 from finflow_sb3.training.trained import TrainedPolicy
 
@@ -41,10 +41,9 @@ class Runs:
 
 def trained_runs(folder: Path) -> Runs:
     """Two runs of a tiny market."""
-    done = train(tiny_settings(folder))
-    assert done.pretrained is not None
-    assert done.finetuned is not None
-    return Runs(done.pretrained.run, done.finetuned.run)
+    settings = tiny_settings(folder)
+    pretrained = pretrain(settings).run
+    return Runs(pretrained, finetune(settings, pretrained).run)
 
 
 def random_policies(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explain_fixtures import Runs, trained_runs
+from explain_fixtures import Runs, market_of, random_policies, state_of, trained_runs
 from typer.testing import CliRunner
 
 import finflow_sb3
@@ -20,11 +20,12 @@ from finflow_sb3.ensembles import load_policies
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError, DataError
 from finflow_sb3.evaluation.backtest import backtest
-from finflow_sb3.explain.decision import WhatIf, explain_decision
-from finflow_sb3.explain.document import as_document
+from finflow_sb3.explain.decision import explain_decision
+from finflow_sb3.explain.document import as_document, json_bytes
 from finflow_sb3.explain.page import card_page
 from finflow_sb3.explain.returns import critic_of, outlook
 from finflow_sb3.explain.state import ask, read_holdings, replay, row_of, state_with
+from finflow_sb3.explain.what_if import WhatIf
 from finflow_sb3.explain.words import two_lines
 from finflow_sb3.opening import open_market
 
@@ -282,6 +283,32 @@ def test_a_period_sums_up_its_days(runs: Runs, market: ObservedMarket, tmp_path:
         assert path.stat().st_size > 1000
     with pytest.raises(DataError, match="give days of one split"):
         finflow_sb3.explain_period(runs.cqsac, last, first, out=tmp_path)
+
+
+@pytest.mark.parametrize("base", ["anchors", "drift", "none"])
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_all_kinds_of_environments_have_cards(base: str, partial: bool, lag: int) -> None:
+    market = market_of(base, partial, execution_lag=lag)
+    policies, batch = random_policies(market, 2), state_of(market)
+    explained = explain_decision(
+        policies, market, batch, WhatIf("S02", above=0.9, blocks=("growth",))
+    )
+    assert (explained.traded is None) == (lag == 1)
+    assert (explained.gates is None) == (base != "anchors")
+    answered = explained.counterfactual
+    assert answered is not None
+    assert answered.change.found
+    assert answered.weight == pytest.approx(explained.target[2], abs=1e-6)
+    told = card_page(explained, "run", "prices")
+    assert ("The order waits for the next close" in told) == (lag == 1)
+    document = json.loads(json_bytes(as_document(explained)))
+    assert sum(document["weights"]["target"].values()) == pytest.approx(1.0)
+    first, _ = two_lines(explained)
+    assert ("orders a trade" in first) == (lag == 1)
+    for voice in explained.voices:
+        assert voice.experts is not None
+        assert np.all(voice.experts.loudness >= 0.0)
 
 
 def command(*words: Any) -> Any:

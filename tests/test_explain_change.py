@@ -12,9 +12,9 @@ from scipy.optimize import minimize
 
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.explain.counterfactual import Change, Goal, ranges, smallest_change
-from finflow_sb3.explain.decision import Counterfactual, WhatIf, answer
 from finflow_sb3.explain.gradients import feature_names, varied
 from finflow_sb3.explain.mapping import TargetMap
+from finflow_sb3.explain.what_if import Counterfactual, WhatIf, answer
 
 LOW, HIGH = -5.0, 5.0
 

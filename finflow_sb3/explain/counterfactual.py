@@ -12,7 +12,7 @@ move without one of 63. Anchors and portfolio stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -33,6 +33,8 @@ Map = Callable[[Tensor], Tensor]
 STARTS, ROUNDS, STEPS = 3, 10, 40
 # How near the mark the search ends, in weight; how near on its way the answer is to the first.
 CLOSE, PAST = 1e-6, 1e-7
+# L-BFGS-B takes functions that change by less than 2e-9 for flat; weights of 1e-3 are not.
+SCALE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -114,24 +116,14 @@ def smallest_change(
     if goal.met(here):
         return Change(zero, here, True)
     rng = np.random.default_rng(seed)
-    found: list[Float] = []
-    furthest = (zero, here)
-    for start in range(STARTS):
-        first = zero if start == 0 else problem.inside(rng.normal(0.0, 0.5, len(places)))
-        delta = problem.solve(first)
-        past = problem.push_past(delta)
-        if past is not None:
-            found.append(past)
-            continue
-        furthest = max(
-            furthest, (delta, problem.weight(delta)), key=lambda each: goal.sign * each[1]
-        )
-    if not found:
-        delta, reached = problem.climb(furthest[0])
-        past = problem.push_past(delta)
-        if past is None:
-            return Change(delta, reached, False)
-        found.append(past)
+    starts = [zero, *(problem.inside(rng.normal(0.0, 0.5, len(places))) for _ in range(STARTS - 1))]
+    climbed = problem.furthest(starts)
+    if not goal.met(problem.weight(climbed)):
+        return Change(climbed, problem.weight(climbed), False)
+    found = [problem.first_past(climbed)]
+    for delta in map(problem.solve, starts):
+        if goal.met(problem.weight(delta)):
+            found.append(problem.first_past(delta))
     best = min(found, key=lambda delta: float(np.linalg.norm(delta)))
     return Change(best, problem.weight(best), True)
 
@@ -204,29 +196,28 @@ class _Problem:
         found = minimize(cost, delta, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
         return self.inside(np.asarray(found.x, dtype=np.float64))
 
-    def push_past(self, delta: Float) -> Float | None:
-        """The first on the way to δ that is past the mark; None where δ is not."""
-        if not self.goal.met(self.weight(delta)):
-            return None
+    def first_past(self, delta: Float) -> Float:
+        """The first on the way to δ, which is past the mark, that is so too."""
         low, high = 0.0, 1.0
         while high - low > PAST:
             middle = 0.5 * (low + high)
-            low, high = (
-                (low, middle)
-                if self.goal.met(self.weight(middle * delta))
-                else (
-                    middle,
-                    high,
-                )
-            )
+            met = self.goal.met(self.weight(middle * delta))
+            low, high = (low, middle) if met else (middle, high)
         return np.asarray(high * delta)
 
-    def climb(self, delta: Float) -> tuple[Float, float]:
-        """As far as the weight goes towards the mark's side within the box."""
+    def furthest(self, starts: Sequence[Float]) -> Float:
+        """As far as the weight goes towards the mark's side; the first climb past it will do."""
 
         def cost(at: Float) -> tuple[float, Float]:
             weight, gradient = self.slope(at)
-            return -self.goal.sign * weight, -self.goal.sign * gradient
+            return -self.goal.sign * weight / SCALE, -self.goal.sign * gradient / SCALE
 
-        furthest = self._minimum(cost, delta)
-        return furthest, self.weight(furthest)
+        best, reached = starts[0], -np.inf
+        for start in starts:
+            delta = self._minimum(cost, start)
+            weight = self.weight(delta)
+            if self.goal.sign * weight > reached:
+                best, reached = delta, self.goal.sign * weight
+            if self.goal.met(weight):
+                break
+        return best

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finflow_sb3.explain.decision import Counterfactual, Explained
+from finflow_sb3.explain.decision import Explained
 from finflow_sb3.explain.gradients import Attributions
 from finflow_sb3.explain.returns import LEVELS, Outlook
 from finflow_sb3.explain.risk import Risk
 from finflow_sb3.explain.voices import Voice
+from finflow_sb3.explain.what_if import Counterfactual
 from finflow_sb3.explain.words import two_lines
 
 __all__ = ["as_document", "json_bytes"]

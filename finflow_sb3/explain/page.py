@@ -19,9 +19,10 @@ from finflow_sb3.evaluation.report_template import (
     subtitle,
     tile,
 )
-from finflow_sb3.explain.decision import Counterfactual, Explained
+from finflow_sb3.explain.decision import Explained
 from finflow_sb3.explain.page_parts import attribution, features, outlooks, voices, weights
 from finflow_sb3.explain.pieces import Line, bar, meter_table
+from finflow_sb3.explain.what_if import Counterfactual
 from finflow_sb3.explain.words import answer_line, percent, trade_line, two_lines, voices_line
 
 __all__ = ["CARD", "card_page", "framed"]

@@ -10,10 +10,11 @@ from finflow_sb3.ensembles import Policies, Runs, load_policies
 from finflow_sb3.envs.observations import TRADING_DAYS, ObservedMarket
 from finflow_sb3.evaluation.ensemble import Combination
 from finflow_sb3.explain.attribution import Ledger
-from finflow_sb3.explain.decision import Explained, WhatIf, explain_decision
+from finflow_sb3.explain.decision import Explained, explain_decision
 from finflow_sb3.explain.document import as_document, json_bytes
 from finflow_sb3.explain.page import card_page
 from finflow_sb3.explain.state import read_holdings, replay, row_of, span_of, state_with
+from finflow_sb3.explain.what_if import WhatIf
 from finflow_sb3.explain.words import two_lines
 from finflow_sb3.files import write_whole
 from finflow_sb3.opening import open_market

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from finflow_sb3.explain.decision import Counterfactual, Explained
+from finflow_sb3.explain.decision import Explained
 from finflow_sb3.explain.gradients import Attributions
+from finflow_sb3.explain.what_if import Counterfactual
 
 __all__ = ["answer_line", "percent", "points", "trade_line", "two_lines", "voices_line"]
 

@@ -132,8 +132,8 @@ class LayoutExperts(nn.Module):
 
         The policy's tilts are tanh(Σ_k g_k·μ_k).
         """
-        tokens, context = self.tokens.view(obs)
-        logits, _ = self._gate(tokens, context).chunk(2, dim=1)
+        tokens, context, present = self.tokens.view(obs)
+        logits, _ = self._gate(tokens, context, present).chunk(2, dim=1)
         gates = torch.softmax(self.gate_scale * torch.tanh(logits), dim=1)
         return gates, self._scores(tokens, context)[..., 0].transpose(0, 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -38,7 +39,7 @@ from finflow_sb3.tuning.study import TrialEvent, tune
 from finflow_sb3.tuning.trials import Diverged
 from finflow_sb3.zoo_values import parse_yaml
 
-POSTGRES = os.environ.get("FINFLOW_TEST_POSTGRES", "")
+POSTGRES = os.environ.get("TEST_POSTGRES_URL", "")
 TWO = "cqsac.alpha_init: {low: 0.001, high: 0.3, log: true}\ncqsac.gamma: {low: 0.9, high: 0.99}\n"
 
 
@@ -165,11 +166,10 @@ class TestStudy:
         )
         values = {t.number: t.values for t in trials_of(found)}
         assert found.pruned == 0
-        for number in values:
+        for number, own in values.items():
             beaten = any(
-                all(a >= b for a, b in zip(values[o], values[number], strict=True))
-                and values[o] != values[number]
-                for o in values
+                all(a >= b for a, b in zip(other, own, strict=True)) and other != own
+                for other in values.values()
             )
             assert (number in found.front) == (not beaten)
         assert values[found.best][0] == max(values[n][0] for n in found.front)
@@ -252,7 +252,7 @@ class TestFolds:
         markets = [open_market(each) for each in found]
         spans = [each.splits for each in markets]
         assert spans[-1] == market.splits
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in itertools.pairwise(spans):
             assert before.test.start == after.validation.start
         assert max(s.validation.stop for s in spans) <= market.splits.test.start
         assert len({s.train.start for s in spans}) == 1
@@ -369,7 +369,7 @@ class TestStorage:
             "wsgi.errors": sys.stderr,
             "wsgi.url_scheme": "http",
         }
-        body = wsgi(store.storage)(environ, lambda status, headers: answers.append(status))
+        body = wsgi(store.storage)(environ, lambda status, *_: answers.append(status))
         content = json.loads(b"".join(body))
         assert answers == ["200 OK"]
         assert [each["study_name"] for each in content["study_summaries"]] == ["ours"]
@@ -402,7 +402,7 @@ class TestOnlooker:
         mine.set_user_attr(workers.WORKER, workers.this_worker())
         assert workers.Onlooker().take_back(study) == [0]
         again = study.ask()
-        assert again.params == lost.params
+        assert again.suggest_float("x", 0, 1) == lost.params["x"]
         assert again.user_attrs[workers.TRIES] == 1
         states = [t.state for t in study.trials]
         assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]

@@ -18,11 +18,13 @@ from finflow_sb3.config_arguments import plain_arguments
 from finflow_sb3.config_files import resolve
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS, find_keys
 from finflow_sb3.reopening import fixed_of_finetuning
+from finflow_sb3.tuning.spaces import read_space
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
 OWNERS = {"pretrain": "iql", "collect": None, "train": None, "benchmark": None}
 """Whose a bare key is in commands that are not CQSAC's."""
+SPACE = re.compile(r'^```yaml title="space.yml"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -107,3 +109,15 @@ def test_yaml_blocks_resolve(code: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.yml"
     path.write_text(code)
     assert resolve(algo="cqsac", files=[path]).as_dict() != resolve(algo="cqsac").as_dict()
+
+
+def spaces() -> list[tuple[str, str]]:
+    """(page, text) of every search space, which is no file of settings."""
+    return [(page.name, text) for page in PAGES for text in SPACE.findall(page.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("text", named(spaces()))
+def test_search_spaces_are_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "space.yml"
+    path.write_text(text)
+    assert read_space("cqsac", resolve(algo="cqsac", environ={}), path).ranges

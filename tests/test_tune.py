@@ -312,12 +312,6 @@ class TestSpaces:
         with pytest.raises(ConfigError, match="--pretrained has done"):
             read_space("cqsac", settings, path, pretrained=True)
 
-    def test_the_one_of_the_docs_is_one(self, settings: Settings, tmp_path: Path) -> None:
-        page = (Path(__file__).parent.parent / "docs" / "tuning.md").read_text("utf-8")
-        path = tmp_path / "space.yml"
-        path.write_text(page.partition("```text\n")[2].partition("```")[0])
-        assert len(read_space("cqsac", settings, path).ranges) == 3
-
     def test_values_are_put_where_they_belong(self, settings: Settings) -> None:
         found, _ = with_values(settings, {"cqsac.gamma": 0.5, "iql.tau": 0.1}, "cqsac")
         assert (found.cqsac.gamma, found.iql.tau) == (0.5, 0.1)

@@ -88,13 +88,16 @@ def _value(param: Any) -> str:
     described = param.type_descriptor
     choices = ", ".join(f"`{choice}`" for choice in described.choices or ())
     kind = choices or f"`{param.metavar or _kind(param.bare_type())}`"
-    return f"{kind}, repeatable" if param.multiple else kind
+    ends = [("from", param.min), ("to", param.max)]
+    bounds = "".join(f" {word} {end}" for word, end in ends if end is not None)
+    return kind + bounds + (", repeatable" if param.multiple else "")
 
 
 def _kind(name: str) -> str:
     """A type as a terminal calls it."""
     names = {"str": "TEXT", "int": "NUMBER", "float": "NUMBER"}
-    return names.get(name, name.upper())
+    inner = name.removeprefix("list[").removesuffix("]")
+    return names.get(inner, inner.upper())
 
 
 def _default(param: Any) -> str:

@@ -1,9 +1,9 @@
-"""Automation: `nox` runs lint, package and tests; `nox -s slow` the tests that take minutes,
+"""Automation: `nox` runs lint, docs, package and tests; `nox -s slow` the tests that take minutes,
 `nox -s upstream` the tests of SB3 and sb3-contrib with CQSAC in the place of SAC and TQC.
 
 Where this interpreter already has the project with its dev extra (the README's line makes such a
-`.venv`), lint, tests and slow run in it: installing torch once is enough. Elsewhere each makes an
-environment of its own. `package` always makes a fresh one.
+`.venv`), lint, docs, tests and slow run in it: installing torch once is enough. Elsewhere each
+makes an environment of its own. `package` always makes a fresh one.
 
 mypy follows neither the editable install's import hook nor the mapping of `cli/` to
 `finflow_sb3.cli`; it checks a folder of links that looks as the installed package does.
@@ -11,11 +11,16 @@ mypy follows neither the editable install's import hook nor the mapping of `cli/
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -40,7 +45,7 @@ HERE = _project_is_here()
 BACKEND = "none" if HERE else "virtualenv"
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "package", "tests"]
+nox.options.sessions = ["lint", "docs", "package", "tests", "services"]
 nox.options.reuse_venv = "yes"
 nox.options.stop_on_first_error = True
 
@@ -77,6 +82,15 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend=BACKEND)
+def docs(session: nox.Session) -> None:
+    """Build the documentation's site, without a warning; `nox -s docs -- FOLDER` keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        site = str(Path(*session.posargs[:1] or (folder,)).resolve())
+        quiet = {"NO_MKDOCS_2_WARNING": "1"}
+        run(session, "mkdocs", "build", "--strict", "--clean", "--site-dir", site, **quiet)
+
+
+@nox.session(venv_backend=BACKEND)
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments after `--` go to pytest."""
     # A file's tests stay on one worker, so that what its fixtures trained is trained once.
@@ -88,6 +102,60 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the tests that take minutes."""
     run(session, "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session(venv_backend=BACKEND)
+def services(session: nox.Session) -> None:
+    """Run the tests that need a server: PostgreSQL, Debian's where none is installed."""
+    with postgres(session) as url:
+        run(session, "pytest", "-m", "services", *session.posargs, TEST_POSTGRES_URL=url)
+
+
+@contextmanager
+def postgres(session: nox.Session) -> Iterator[str]:
+    """A PostgreSQL of its own on a free port of this machine; gives its address."""
+    binaries = postgres_binaries(session)
+    # A server refuses to run as root; Debian's package brings a user for it.
+    root = os.geteuid() == 0
+    user = "postgres" if root else getpass.getuser()
+    as_user = ("setpriv", "--reuid", user, "--regid", user, "--clear-groups") if root else ()
+    with tempfile.TemporaryDirectory(prefix="finflow-postgres-") as name, socket.socket() as free:
+        folder = Path(name) / "data"
+        if root:
+            shutil.chown(name, user)
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+
+        def call(command: str, *arguments: str) -> None:
+            # Its home must be a folder that the user may read.
+            whole = [*as_user, str(binaries / command), *arguments]
+            subprocess.run(whole, check=True, cwd=name, stdout=subprocess.DEVNULL)
+
+        call("initdb", "--pgdata", str(folder), "--auth", "trust", "--username", "finflow")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {name}"
+        log = str(Path(name) / "log")
+        call("pg_ctl", "--pgdata", str(folder), "-w", "-l", log, "-o", options, "start")
+        try:
+            yield f"postgresql://finflow@127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "--pgdata", str(folder), "-m", "immediate", "stop")
+
+
+def postgres_binaries(session: nox.Session) -> Path:
+    """The folder of the server's programs, which Debian keeps off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found and shutil.which("initdb"):
+        found = [Path(shutil.which("initdb") or "").resolve()]
+    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        session.run("apt-get", "update", "-q", env=quiet, external=True, silent=True)
+        install = ("apt-get", "install", "-qy", "--no-install-recommends", "postgresql")
+        session.run(*install, env=quiet, external=True, silent=True)
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        session.error("PostgreSQL is not installed; install it, as with apt-get install postgresql")
+    return found[-1].parent
 
 
 @nox.session(venv_backend=BACKEND)

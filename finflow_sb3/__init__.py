@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from finflow_sb3.envs.portfolio import PortfolioEnv
     from finflow_sb3.envs.vec import PortfolioVecEnv
     from finflow_sb3.exchange import export_zip, import_zip
+    from finflow_sb3.explain.period import explain_period
+    from finflow_sb3.explain.run import explain
     from finflow_sb3.market.prices import PriceTable
     from finflow_sb3.market.sources import load_prices
     from finflow_sb3.offline.describe import describe
@@ -59,6 +61,8 @@ __all__ = [
     "continue_ensemble",
     "describe",
     "evaluate",
+    "explain",
+    "explain_period",
     "export_dataset",
     "export_onnx",
     "export_zip",
@@ -98,6 +102,8 @@ _HOMES = {
     "continue_ensemble": "ensemble_training",
     "describe": "offline.describe",
     "evaluate": "pipeline",
+    "explain": "explain.run",
+    "explain_period": "explain.period",
     "export_dataset": "offline.export",
     "export_onnx": "deployment.onnx_file",
     "export_zip": "exchange",

@@ -148,16 +148,22 @@ class OnPolicyArguments(PlainArgumentsBase):
     n_steps: int = setting(2048, "steps of each environment in a rollout", 1, 10**7)
     gae_lambda: float = setting(0.95, "bias against variance of advantages", 0.0, 1.0)
     normalize_advantage: bool = setting(True, "advantages to mean 0 and deviation 1")
-    ent_coef: float = setting(0.0, "weight of the entropy bonus", 0.0, 100.0)
-    vf_coef: float = setting(0.5, "weight of the value loss", 0.0, 1000.0)
-    max_grad_norm: float = setting(0.5, "gradients are clipped to it", 0.0, 1e6)
     use_sde: bool = setting(False, "state-dependent exploration")
     sde_sample_freq: int = setting(-1, "steps between its noise matrices", -1, 10**9)
     stats_window_size: int = setting(100, "episodes that SB3 averages over", 1, 10**6)
 
 
 @dataclass(frozen=True)
-class PPOArguments(OnPolicyArguments):
+class _OneLoss(OnPolicyArguments):
+    """What those take that minimise policy, value and entropy in one sum."""
+
+    ent_coef: float = setting(0.0, "weight of the entropy bonus", 0.0, 100.0)
+    vf_coef: float = setting(0.5, "weight of the value loss", 0.0, 1000.0)
+    max_grad_norm: float = setting(0.5, "gradients are clipped to it", 0.0, 1e6)
+
+
+@dataclass(frozen=True)
+class PPOArguments(_OneLoss):
     """PPO's."""
 
     batch_size: int = setting(64, "transitions in a minibatch", 2, 10**6)
@@ -168,7 +174,7 @@ class PPOArguments(OnPolicyArguments):
 
 
 @dataclass(frozen=True)
-class A2CArguments(OnPolicyArguments):
+class A2CArguments(_OneLoss):
     """A2C's."""
 
     learning_rate: float | str = setting(7e-4, "a number or lin_<number>", form=schedule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,11 @@ class Policies:
         known = tuple(score for score in scores if score is not None)
         acts = tuple(member.act for member in self.members)
         return Ensemble(acts, self.combination, known, self.shrinkage)
+
+    @property
+    def unshrunk(self) -> Ensemble:
+        """The members together as if they were trusted whatever they disagree by."""
+        return replace(self.ensemble, shrinkage=0.0)
 
     @property
     def policy(self) -> Policy:

@@ -13,6 +13,7 @@ from markets import random_prices, table_of
 
 from finflow_sb3.config import ANCHORS, MarketSettings
 from finflow_sb3.errors import DataError
+from finflow_sb3.market import anchor_fits
 from finflow_sb3.market import anchors as module
 from finflow_sb3.market.anchors import fit_anchors, fit_window
 from finflow_sb3.market.prices import PriceTable
@@ -81,8 +82,8 @@ def test_momentum_holds_the_top_quarter() -> None:
     close = np.ones((300, 6))
     close[-22] = [1.1, 1.5, 0.9, 1.4, 1.2, 1.0]
     close[-1] = [9.0, 0.1, 9.0, 0.1, 9.0, 9.0]
-    np.testing.assert_array_equal(module.top_quarter(close), [0, 0.5, 0, 0.5, 0, 0])
-    np.testing.assert_array_equal(module.top_quarter(np.ones((253, 5))), [0.5, 0.5, 0, 0, 0])
+    np.testing.assert_array_equal(anchor_fits.top_quarter(close), [0, 0.5, 0, 0.5, 0, 0])
+    np.testing.assert_array_equal(anchor_fits.top_quarter(np.ones((253, 5))), [0.5, 0.5, 0, 0, 0])
 
 
 @pytest.mark.parametrize("target", [0.02, 0.05])
@@ -118,7 +119,7 @@ def test_growth_never_turns_the_order_of_means_round(spread: float) -> None:
 
     drifts = 0.0005 + spread * np.arange(4)
     returns = uncorrelated([0.01, 0.02, 0.01, 0.02]) + drifts
-    shrunk = module._shrinkage().fit(returns).mu_
+    shrunk = anchor_fits._shrinkage().fit(returns).mu_
     assert np.all(np.diff(shrunk) >= -1e-15)
     assert np.ptp(shrunk) <= np.ptp(drifts) + 1e-15
     assert shrunk.mean() == pytest.approx(drifts.mean())
@@ -127,7 +128,7 @@ def test_growth_never_turns_the_order_of_means_round(spread: float) -> None:
     # Where the means are well apart, it is skfolio's own.
     clear = returns + 0.002 * np.arange(4)
     np.testing.assert_allclose(
-        module._shrinkage().fit(clear).mu_, ShrunkMu().fit(clear).mu_, atol=1e-15
+        anchor_fits._shrinkage().fit(clear).mu_, ShrunkMu().fit(clear).mu_, atol=1e-15
     )
 
 
@@ -190,7 +191,7 @@ def test_short_windows_work(window: int) -> None:
     fitted = fit_anchors(prices, MarketSettings(anchor_refit=63, anchor_window=window))
     check_budget(fitted.weights)
     row = 252
-    expected = module.top_quarter(prices.close[: row + 1])
+    expected = anchor_fits.top_quarter(prices.close[: row + 1])
     np.testing.assert_array_equal(fitted.weights[0, 2, :5], expected)
     tail = window_of(prices.returns()[row - window + 1 : row + 1])
     padded = np.concatenate([np.ones((300, 5)) * tail[0], tail])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -11,11 +12,17 @@ from pathlib import Path
 import pytest
 import typer
 
+from finflow_sb3.benchmark.plan import own_params
 from finflow_sb3.cli.app import app
+from finflow_sb3.config_arguments import plain_arguments
 from finflow_sb3.config_files import resolve
+from finflow_sb3.config_keys import PLAIN_ALGORITHMS, find_keys
+from finflow_sb3.reopening import fixed_of_finetuning
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
+OWNERS = {"pretrain": "iql", "collect": None, "train": None, "benchmark": None}
+"""Whose a bare key is in commands that are not CQSAC's."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -40,7 +47,9 @@ def commands() -> list[str]:
 
 
 def named(items: list[tuple[str, str]]) -> list[object]:
-    return [pytest.param(code, id=f"{page}-{i}") for i, (page, code) in enumerate(items)]
+    """One test for each code: translations have the same."""
+    names = {code: f"{page}-{i}" for i, (page, code) in reversed(list(enumerate(items)))}
+    return [pytest.param(code, id=name) for code, name in names.items()]
 
 
 @pytest.mark.parametrize("code", named(blocks("python")))
@@ -63,6 +72,34 @@ def test_commands_parse(line: str) -> None:
         assert command is not None, line
         context = command.make_context(name, list(args), parent=context)
     assert context.command.name in words
+
+
+def values_of(words: list[str], *flags: str) -> list[str]:
+    return [value for flag, value in itertools.pairwise(words) if flag in flags]
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in commands() if re.search(r" -p | --param ", line)]
+)
+def test_parameters_of_commands_are_settings(line: str) -> None:
+    """Every `-p key:value` is a setting and in its range; a resumed run may change it."""
+    words = shlex.split(line)
+    params = values_of(words, "-p", "--param")
+    (algo,) = values_of(words, "--algo") or [OWNERS.get(words[1], "cqsac")]
+    if algo in PLAIN_ALGORITHMS:
+        plain_arguments(algo, params=params, environ={})
+        return
+    if words[1] == "benchmark":
+        params, _ = own_params(params)
+    resolve(
+        algo=algo, params=params, environ={}, preset=next(iter(values_of(words, "--preset")), None)
+    )
+    if "--resume" in words and words[1] == "finetune":
+        keys = [param.partition(":")[0] for param in params]
+        fixed = [
+            key for key in keys if fixed_of_finetuning(".".join(find_keys(key, algo, line)[0]))
+        ]
+        assert not fixed, f"a run can't change {fixed}"
 
 
 @pytest.mark.parametrize("code", named(blocks("yaml")))

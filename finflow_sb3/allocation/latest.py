@@ -14,7 +14,7 @@ import numpy as np
 
 from finflow_sb3.config import MarketSettings
 from finflow_sb3.errors import ArtefactError, DataError
-from finflow_sb3.market.anchors import MOMENTUM_LOOKBACK
+from finflow_sb3.market.anchor_fits import MOMENTUM_LOOKBACK
 from finflow_sb3.market.features import YEAR
 from finflow_sb3.market.prices import PriceTable
 

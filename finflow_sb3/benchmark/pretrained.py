@@ -76,6 +76,8 @@ def _made(
     settings = cell.settings.replace(run={"log_dir": str(scratch), "tensorboard": False})
     begun = time.perf_counter()
     made = pretrain(settings, watch=watch, algo=algo)
+    if not made.finished:
+        raise KeyboardInterrupt  # a signal has cut it short: it is nobody's to share
     facts = _facts(made, time.perf_counter() - begun)
     with whole_folder(target) as new:
         for path in sorted(present(made.run / "best").iterdir()):

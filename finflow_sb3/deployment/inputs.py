@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ def decision_inputs(batch: PortfolioBatch, partial: bool = False) -> dict[str, N
     """
     market, rows = batch.market, batch.row
     layout, blocks = market.layout, unscaled_blocks(market)
-    found = {name: block[rows] for name, block in blocks.items()}
+    found: dict[str, NDArray[Any]] = {name: block[rows] for name, block in blocks.items()}
     found["anchor_weights"] = market.anchors.at(rows)
     own, start = batch.portfolio_block(), layout.market_size
     for name, place in layout.slices.items():

@@ -348,6 +348,21 @@ class PortfolioBatch:
             target, self.pending = self.pending, target.copy()
             now = np.zeros(self.n_envs, dtype=bool) if idle is None else idle
             idle, self.idle = self.idle, now
+        target = self.reached(target, idle)
+        done, parts = self.costs.trade(self.held, target, self.value, self.row)
+        self._parts = None if parts is None else parts * self.value
+        return done
+
+    def reached(self, target: Float, idle: Bool | None = None) -> Float:
+        """Weights [B, n+1] that a trade at this close ends with on its way to `target`.
+
+        That is as far as `trade_rate`, the limits and the listing of assets let it; nothing is
+        changed by asking.
+
+        Parameters
+        ----------
+        idle : shape [B], True where nothing is to be traded
+        """
         if idle is not None:
             target = np.where(idle[:, None], self.held, target)
         elif self.trade_rate == 1.0:
@@ -356,11 +371,7 @@ class PortfolioBatch:
         target = accounting.move_towards(self.held, target, self.trade_rate)
         target = constrain(self.held, target, self.limits)
         tradable = self.tradable()
-        if tradable is not None:
-            target = sell_untradable(target, tradable)
-        done, parts = self.costs.trade(self.held, target, self.value, self.row)
-        self._parts = None if parts is None else parts * self.value
-        return done
+        return target if tradable is None else sell_untradable(target, tradable)
 
     @property
     def cost_parts(self) -> dict[str, Float]:

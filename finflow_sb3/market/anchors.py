@@ -20,7 +20,6 @@ growth                maximum Sharpe with shrinkage of mean and covariance, and 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +29,10 @@ from numpy.typing import NDArray
 
 from finflow_sb3.config import ANCHORS, MarketSettings
 from finflow_sb3.errors import DataError
+from finflow_sb3.market.anchor_fits import MOMENTUM_LOOKBACK, VERSION, fit_window
 from finflow_sb3.market.cache import cache_folder, content_key
 from finflow_sb3.market.features import WARMUP
-from finflow_sb3.market.fitting import cached_fits, clean_weights
+from finflow_sb3.market.fitting import cached_fits
 from finflow_sb3.market.listing import tradable_days, tradable_part
 from finflow_sb3.market.prices import PriceTable
 
@@ -41,12 +41,6 @@ __all__ = ["Anchors", "fit_anchors"]
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
-# Part of every cache key: raise it when the weights that a window gives change.
-VERSION = 2
-MOMENTUM_LOOKBACK = 252
-MOMENTUM_SKIP = 21
-VOLATILITY_LOOKBACK = 63
-TRADING_DAYS = 252
 SMALLEST_VARIANCE = 1e-14
 
 
@@ -229,103 +223,3 @@ def _task(prices: PriceTable, window: _Window, settings: MarketSettings) -> Any:
 
 def _fit_members(window: _Window, target_volatility: float, cap: float, length: int) -> Float:
     return window.spread(fit_window(window.close, target_volatility, cap, length))
-
-
-def fit_window(close: Float, target_volatility: float, cap: float, window: int) -> Float:
-    """The five anchors from one window of closes.
-
-    Parameters
-    ----------
-    close : shape [W+1, n], at least the year that momentum looks back
-    target_volatility : annual, of the defensive anchor
-    cap : largest weight of the growth anchor
-    window : trailing returns that all but momentum see
-
-    Returns
-    -------
-    shape [K, n+2]: weights with cash in column n, and in the last column 1 where growth
-    fell back on minimum variance (in every row, for the cache's sake).
-    """
-    from skfolio.optimization import HierarchicalRiskParity, MaximumDiversification, MeanRisk
-
-    returns = (close[1:] / close[:-1] - 1.0)[-window:]
-    n = close.shape[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        minimum_variance = clean_weights(MeanRisk().fit(returns).weights_)
-        diversified = clean_weights(MaximumDiversification().fit(returns).weights_)
-        hrp = clean_weights(HierarchicalRiskParity().fit(returns).weights_)
-        growth = _maximum_sharpe(returns, cap)
-    fell_back = growth is None
-    rows = np.zeros((len(ANCHORS), n + 2))
-    rows[0, :n] = minimum_variance
-    rows[1, :n] = diversified
-    rows[2, :n] = top_quarter(close)
-    rows[3, : n + 1] = scaled_to_volatility(hrp, returns, target_volatility)
-    rows[4, :n] = minimum_variance if growth is None else growth
-    rows[:, -1] = fell_back
-    return rows
-
-
-def _maximum_sharpe(returns: Float, cap: float) -> Float | None:
-    """Long-only maximum Sharpe with shrunk moments; None where no mean within the cap is > 0."""
-    from skfolio.moments import LedoitWolf
-    from skfolio.optimization import MeanRisk, ObjectiveFunction
-    from skfolio.prior import EmpiricalPrior
-
-    prior = EmpiricalPrior(mu_estimator=_shrinkage(), covariance_estimator=LedoitWolf())
-    prior.fit(returns)
-    cap = max(cap, 1.0 / returns.shape[1])
-    if _largest_mean(prior.return_distribution_.mu, cap) <= 0:
-        return None
-    model = MeanRisk(
-        objective_function=ObjectiveFunction.MAXIMIZE_RATIO,
-        prior_estimator=prior,
-        max_weights=cap,
-    )
-    return clean_weights(model.fit(returns).weights_)
-
-
-def _shrinkage() -> Any:
-    """James & Stein's shrinkage of means to their average, its share kept within [0, 1].
-
-    skfolio's own share can pass 1, which turns the order of the assets round (on us20 in one
-    refit of ten), or be negative, which drives the means apart.
-    """
-    from skfolio.moments import ShrunkMu
-
-    class PositivePart(ShrunkMu):  # type: ignore[misc]
-        def fit(self, X: Float, y: Any = None, **parameters: Any) -> PositivePart:
-            share = super().fit(X, y, **parameters).beta_
-            self.beta_ = float(np.clip(share, 0.0, 1.0))
-            self.alpha_ = 1.0 - self.beta_
-            self.mu_ = self.alpha_ * np.mean(X, axis=0) + self.beta_ * self.mu_target_
-            return self
-
-    return PositivePart()
-
-
-def _largest_mean(mu: Float, cap: float) -> float:
-    """The largest expected return that long-only weights of at most `cap` can have.
-
-    Where it is not positive the ratio has no maximum, and the solver fails.
-    """
-    left = 1.0 - cap * np.arange(len(mu))
-    return float(np.sort(mu)[::-1] @ np.clip(left, 0.0, cap))
-
-
-def top_quarter(close: Float) -> Float:
-    """Equal weights on the ⌈n/4⌉ assets with the highest 12-1 month return (ties: the first)."""
-    momentum = close[-1 - MOMENTUM_SKIP] / close[-1 - MOMENTUM_LOOKBACK] - 1.0
-    count = -(-len(momentum) // 4)
-    chosen = np.argsort(-momentum, kind="stable")[:count]
-    weights = np.zeros(len(momentum))
-    weights[chosen] = 1.0 / count
-    return weights
-
-
-def scaled_to_volatility(weights: Float, returns: Float, target: float) -> Float:
-    """`weights` scaled down to `target` annual volatility over the last quarter, rest in cash."""
-    daily = float(np.std(returns[-VOLATILITY_LOOKBACK:] @ weights, ddof=1))
-    scale = min(1.0, target / max(daily * np.sqrt(TRADING_DAYS), 1e-12))
-    return np.append(weights * scale, 1.0 - scale)

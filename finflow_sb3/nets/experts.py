@@ -127,6 +127,16 @@ class LayoutExperts(nn.Module):
         components = self._components(scores, logits, gate_log_std, log_gates)
         return PolicyOutput(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), gates, components)
 
+    def voices(self, obs: Tensor | Tokens) -> tuple[Tensor, Tensor]:
+        """Who says what: gates [B, K], and each expert's own tilt means [B, K, n+1].
+
+        The policy's tilts are tanh(Σ_k g_k·μ_k).
+        """
+        tokens, context, present = self.tokens.view(obs)
+        logits, _ = self._gate(tokens, context, present).chunk(2, dim=1)
+        gates = torch.softmax(self.gate_scale * torch.tanh(logits), dim=1)
+        return gates, self._scores(tokens, context)[..., 0].transpose(0, 1)
+
     def _components(
         self, scores: Tensor, logits: Tensor, gate_log_std: Tensor, log_gates: Tensor
     ) -> Components | None:

@@ -19,14 +19,14 @@ from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.files import present
 from finflow_sb3.market.layout import ObservationLayout
-from finflow_sb3.nets.experts import make_experts
+from finflow_sb3.nets.experts import LayoutExperts, make_experts
 from finflow_sb3.nets.mean_rows import load_mean
 from finflow_sb3.pretrain.artefact import read_artefact, read_json, read_tensors, require_sealed
 from finflow_sb3.pretrain.run import policy_act
 from finflow_sb3.training.build import activation
 from finflow_sb3.training.plain_model import plain_policy
 
-__all__ = ["TrainedPolicy", "load_policy"]
+__all__ = ["TrainedPolicy", "cqsac_network", "load_policy"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class TrainedPolicy:
     act : observations float32 [B, layout.size] → deterministic actions [B, A]
     facts : epoch or step, validation figures
     action : as `act`, of tensors and with gradients
+    experts : the network of experts behind a gate, where the policy is one
     """
 
     name: str
@@ -47,6 +48,7 @@ class TrainedPolicy:
     scaler: Scaler
     facts: dict[str, Any]
     action: Callable[[Tensor], Tensor]
+    experts: LayoutExperts | None = None
 
 
 def load_policy(run: Path, universe: ObservationLayout | None = None) -> TrainedPolicy:
@@ -84,6 +86,7 @@ def _from_artefact(folder: Path, universe: ObservationLayout | None) -> TrainedP
     else:
         _load(partial(load_mean, experts), artefact.part("policy_mean.experts"), folder)
     experts.eval()
+    found = experts if isinstance(experts, LayoutExperts) else None
     return TrainedPolicy(
         name=artefact.algo,
         act=policy_act(experts),
@@ -91,6 +94,7 @@ def _from_artefact(folder: Path, universe: ObservationLayout | None) -> TrainedP
         scaler=scaler,
         facts=artefact.facts,
         action=lambda observations: torch.tanh(experts(observations).mean),
+        experts=found,
     )
 
 
@@ -115,12 +119,13 @@ def _from_policy(folder: Path, universe: ObservationLayout | None) -> TrainedPol
         )
     layout = _moved(own, universe, folder)
     scaler = Scaler.from_dict(read_json(folder / "scaler.json"))
-    observation = spaces.Box(-np.inf, np.inf, (layout.size,), dtype=np.float32)
-    action = spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)
     try:
         algo, facts = str(head.get("algo", "cqsac")), dict(head["facts"])
-        make = _cqsac_policy if algo == "cqsac" else plain_policy
-        policy, acting, prefix = make({"layout": layout, **head}, observation, action)
+        policy, acting, prefix = (
+            cqsac_network({"layout": layout, **head})
+            if algo == "cqsac"
+            else plain_policy(head, *_spaces(layout))
+        )
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{folder}: policy.json is not whole ({error})") from None
     weights = read_tensors(folder / "weights.safetensors")
@@ -136,22 +141,40 @@ def _from_policy(folder: Path, universe: ObservationLayout | None) -> TrainedPol
         actions: Tensor = policy._predict(observations, deterministic=True)
         return actions.clamp(-1.0, 1.0)
 
-    return TrainedPolicy(algo, act, layout, scaler, facts, action)
+    experts = getattr(acting, "experts", None)
+    found = experts if isinstance(experts, LayoutExperts) else None
+    return TrainedPolicy(algo, act, layout, scaler, facts, action, found)
 
 
-def _cqsac_policy(head: dict[str, Any], observation: Any, action: Any) -> tuple[Any, Any, str]:
-    """The network of CQSAC, as `plain_policy` gives those of others."""
-    kwargs = dict(head["policy_kwargs"])
+def cqsac_network(head: dict[str, Any]) -> tuple[Any, Any, str]:
+    """The network of CQSAC that a `policy.json` and its layout describe, weights still to load.
+
+    Returns
+    -------
+    policy with its critics, the part of it that acts, and the prefix of that part's names
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If the description is not whole.
+    """
+    layout, kwargs = head["layout"], dict(head["policy_kwargs"])
     if head["sizes"] is not None:
-        kwargs |= {**head["sizes"], "layout": head["layout"], "gate_scale": head["gate_scale"]}
+        kwargs |= {**head["sizes"], "layout": layout, "gate_scale": head["gate_scale"]}
     if isinstance(kwargs.get("activation_fn"), str):
         kwargs["activation_fn"] = activation(kwargs["activation_fn"])
+    observation, action = _spaces(layout)
     policy: Any = CQSAC.policy_aliases[head["policy"]](observation, action, lambda _: 0.0, **kwargs)
     return policy, policy.actor, "actor."
 
 
+def _spaces(layout: ObservationLayout) -> tuple[spaces.Box, spaces.Box]:
+    observation = spaces.Box(-np.inf, np.inf, (layout.size,), dtype=np.float32)
+    return observation, spaces.Box(-1.0, 1.0, (layout.action_size,), dtype=np.float32)
+
+
 def _load(
-    load: Callable[[dict[str, torch.Tensor]], Any], weights: dict[str, torch.Tensor], folder: Path
+    load: Callable[[dict[str, Tensor]], Any], weights: dict[str, Tensor], folder: Path
 ) -> None:
     try:
         load(weights)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg", force=False)
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -20,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from finflow_sb3.config import Settings
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.files import write_whole
+from finflow_sb3.tuning.pictures import draw_study
 from finflow_sb3.tuning.spaces import Space, Values
 from finflow_sb3.tuning.trials import TrialPlan
 from finflow_sb3.zoo_values import dump_yaml
@@ -27,7 +21,6 @@ from finflow_sb3.zoo_values import dump_yaml
 __all__ = ["Tuned", "write_outcome"]
 
 BEST = "best.yml"
-DPI = 130
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ def write_outcome(
                 _write(t, plan, settings, tried, out / "front" / f"trial_{t.number}.yml")
                 for t in front
             ]
-        files += _pictures(study, plan, list(space.ranges), complete, out)
+        files += draw_study(study, plan.objectives, list(space.ranges), out)
     first = next((t for t in complete if t.number == 0), None)
     return Tuned(
         study=study.study_name,
@@ -142,57 +135,3 @@ def _write(trial: FrozenTrial, plan: TrialPlan, settings: Settings, tried: int, 
     head = "".join(f"{line}\n" for line in lines if line)
     write_whole(path, f"{head}{dump_yaml({settings.env: content})}".encode())
     return path
-
-
-def _pictures(
-    study: optuna.Study,
-    plan: TrialPlan,
-    names: list[str],
-    complete: list[FrozenTrial],
-    out: Path,
-) -> list[Path]:
-    """History, importance and slices of each objective, and the front of several."""
-    from optuna.visualization import matplotlib as drawn
-
-    varied = [n for n in names if len({str(t.params.get(n)) for t in complete}) > 1]
-    found: list[Path] = []
-    several = len(plan.objectives) > 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # optuna's drawings are "experimental"
-        for i, objective in enumerate(plan.objectives):
-            about: dict[str, Any] = {"target_name": objective}
-            if several:
-                about["target"] = lambda trial, i=i: trial.values[i]
-            end = f"_{objective}" if several else ""
-            found.append(
-                _drawn(drawn.plot_optimization_history, study, about, out, f"history{end}")
-            )
-            if len(complete) > 3 and varied:
-                chosen = {**about, "params": varied}
-                found.append(_drawn(drawn.plot_slice, study, chosen, out, f"slices{end}"))
-                found.append(
-                    _drawn(drawn.plot_param_importances, study, chosen, out, f"importance{end}")
-                )
-        if len(plan.objectives) in (2, 3):
-            about = {"target_names": list(plan.objectives)}
-            found.append(_drawn(drawn.plot_pareto_front, study, about, out, "front"))
-    return found
-
-
-def _drawn(
-    draw: Callable[..., Any], study: optuna.Study, about: dict[str, Any], out: Path, name: str
-) -> Path:
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    axes = np.ravel(np.asarray(draw(study, **about), dtype=object))
-    figure = axes[0].figure
-    if name.startswith("slices"):
-        figure.set_size_inches(max(8.0, 2.6 * len(axes)), 4.0)
-        for axis in axes:
-            axis.set_xlabel(axis.get_xlabel().partition(".")[2] or axis.get_xlabel())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, bbox_inches="tight", metadata={"Software": ""})
-    plt.close(figure)
-    write_whole(out / f"{name}.png", buffer.getvalue())
-    return out / f"{name}.png"

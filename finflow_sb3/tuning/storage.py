@@ -13,7 +13,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import event, text
+from sqlalchemy import create_engine, event, text
 
 from finflow_sb3.errors import ConfigError, StorageError
 from finflow_sb3.files import storing
@@ -69,10 +69,16 @@ def open_store(url: str) -> StudyStore:
 def _sqlite(path: Path, url: str) -> StudyStore:
     _make_folder(path)
     arguments = {"connect_args": {"timeout": BUSY_SECONDS}}
-    storage = _reached(url, lambda: RDBStorage(f"{SQLITE}{path}", engine_kwargs=arguments))
+    alone = _file_lock(path)
+
+    def made() -> RDBStorage:
+        with alone():  # two workers that begin together would both make the tables
+            return RDBStorage(f"{SQLITE}{path}", engine_kwargs=arguments)
+
+    storage = _reached(url, made)
     # Readers are not held up by a writer, and a kill in a write loses that write alone.
     event.listen(storage.engine, "connect", _write_ahead)
-    return StudyStore(storage, url, _file_lock(path))
+    return StudyStore(storage, url, alone)
 
 
 def _write_ahead(connection: Any, _: Any) -> None:
@@ -94,20 +100,24 @@ def _postgres(url: str) -> StudyStore:
             "'finflow-sb3[postgres]'"
         ) from None
     address = f"postgresql+psycopg://{url.partition('://')[2]}"
-    storage = _reached(url, lambda: RDBStorage(address))
+    engine = create_engine(address)
     number = int.from_bytes(hashlib.sha256(b"finflow tune").digest()[:7], "big")
 
     @contextmanager
     def alone() -> Iterator[None]:
         # The database gives the lock back when the connection of a killed worker breaks.
-        with storage.engine.connect() as connection:
+        with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": number})
             try:
                 yield
             finally:
                 connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": number})
 
-    return StudyStore(storage, _without_password(url), alone)
+    def made() -> RDBStorage:
+        with alone():  # two workers that begin together would both make the tables
+            return RDBStorage(address)
+
+    return StudyStore(_reached(url, made), _without_password(url), alone)
 
 
 def _without_password(url: str) -> str:
@@ -124,7 +134,7 @@ def _make_folder(path: Path) -> None:
 def _file_lock(path: Path) -> Callable[[], AbstractContextManager[None]]:
     @contextmanager
     def alone() -> Iterator[None]:
-        with FileLock(f"{path}.lock"):
+        with FileLock(f"{path}.asking"):  # Optuna has a .lock of its own
             yield
 
     return alone

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from finflow_sb3.benchmark.code import code_version
 from finflow_sb3.benchmark.tasks import prices_key
 from finflow_sb3.config import Settings
 from finflow_sb3.config_arguments import PlainArguments, algorithm_arguments
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
-from finflow_sb3.errors import ConfigError, FinflowError
+from finflow_sb3.errors import ConfigError, FinflowError, StorageError
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.messages import one_line
 from finflow_sb3.opening import open_market
@@ -131,11 +133,31 @@ def tune(
     asked = {"sampler": sampler, "pruner": pruner if len(wanted) == 1 else "none"}
     study = _study(store, name, plan, ranges, {**asked, **_made_with(plan, ranges, settings)})
     work = _Work(store, study, plan, ranges, sampler, n_trials, watch, listen)
-    try:
-        work.run(defaults(ranges, settings, own))
-    finally:
-        tuned = write_outcome(study, plan, ranges, settings, out, store.url)
+    with _reachable(store):
+        try:
+            work.run(defaults(ranges, settings, own))
+        finally:
+            tuned = write_outcome(study, plan, ranges, settings, out, store.url)
     return tuned
+
+
+@contextmanager
+def _reachable(store: StudyStore) -> Iterator[None]:
+    """Say in one line that the storage does not answer any more.
+
+    Raises
+    ------
+    StorageError
+        If it does not.
+    """
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        why = one_line(str(error.__cause__ or error))[:200]
+        raise StorageError(
+            f"{store.url}: does not answer ({why}); what is complete is kept: the same command "
+            "goes on"
+        ) from error
 
 
 def _check(

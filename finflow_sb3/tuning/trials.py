@@ -110,7 +110,8 @@ def _trained(
 ) -> dict[str, float]:
     """Train once, and the measures of what was kept."""
     quick = {"log_dir": str(scratch), "tensorboard": False, "save_latest": False, "track": "off"}
-    settings = settings.replace(run=quick)
+    # One thread: workers share the processors, and numbers do not hang on how many there are.
+    settings = settings.replace(run={**quick, "threads": 1})
     trained: Finetuned | Pretrained
     if plan.algo in PLAIN_ALGORITHMS:
         trained = train_plain(settings, plan.algo, arguments, watch=watch)

@@ -13,7 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def working(trial: optuna.Trial) -> Iterator[None]:
         count = 0
         while not ended.wait(BEAT):
             count += 1
-            trial.set_user_attr(ALIVE, count)
+            # What keeps the storage from answering is told where the trial reports.
+            with suppress(Exception):
+                trial.set_user_attr(ALIVE, count)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

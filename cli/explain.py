@@ -1,0 +1,215 @@
+"""`finflow explain`: why a policy decided as it did, on a day or over a period."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.text import Text
+
+from finflow_sb3.cli.console import out, print_json
+from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.runs import refuse_flags
+from finflow_sb3.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finflow_sb3.explain.period import Overview
+    from finflow_sb3.explain.run import Explanation
+    from finflow_sb3.explain.what_if import WhatIf
+
+__all__ = ["command"]
+
+
+@shared_options
+def command(
+    shared: Shared,
+    runs: Annotated[list[Path], typer.Argument(help="Folder of a run; several decide together.")],
+    date: Annotated[
+        str | None, typer.Option(metavar="DAY", help="A trading day, as 2020-12-31.")
+    ] = None,
+    overall: Annotated[
+        bool,
+        typer.Option("--global", help="Explain a period instead of a day.", show_default=False),
+    ] = False,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="DAY", help="First day of the period.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", metavar="DAY", help="Last day of the period.")
+    ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        typer.Option(help="Period to explain.", show_default="that of --from, else test"),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Days of the period to explain.", show_default="50"),
+    ] = None,
+    asset: Annotated[
+        str | None,
+        typer.Option(help="What would have had to differ for another weight of this asset?"),
+    ] = None,
+    above: Annotated[
+        float | None, typer.Option(help="Its weight is to be above this share.")
+    ] = None,
+    below: Annotated[
+        float | None, typer.Option(help="Its weight is to be below this share.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP,...",
+            help="Groups of features that may differ for it.",
+            show_default="all",
+        ),
+    ] = None,
+    holdings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV of asset and weight to hold instead of what the backtest holds.",
+        ),
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(min=1, help="Days before it whose return is taken apart.", show_default="252"),
+    ] = None,
+    combine: Annotated[
+        Literal["mean", "median", "validation"], typer.Option(help="How several runs decide.")
+    ] = "mean",
+    shrink: Annotated[
+        float, typer.Option(min=0.0, help="How much disagreement of runs holds trades back.")
+    ] = 0.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Where to write.", show_default="report/explain"
+        ),
+    ] = None,
+) -> None:
+    """Explain a decision: who was heard, what moved each weight, its risk and what came of it.
+
+    With --global what matters over a period, and where its return came from.
+    """
+    why = "decisions are explained with the run's own config.yml, but for prices"
+    refuse_flags(why, shared, {}, keep=("prices",))
+    of_day = {
+        "date": date,
+        "asset": asset,
+        "above": above,
+        "below": below,
+        "features": features,
+        "holdings": holdings,
+        "days": days,
+    }
+    of_period = {"from": first, "to": last, "split": split, "samples": samples}
+    _refuse(of_day if overall else of_period, overall)
+    if not overall and date is None:
+        raise ConfigError(
+            "--date: is missing; name the trading day to explain, as 2020-12-31, or use --global"
+        )
+
+    from finflow_sb3.quiet import silence_gym_notice
+
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+
+    both: dict[str, Any] = {
+        "prices": shared.prices,
+        "combination": combine,
+        "shrinkage": shrink,
+        "out": output,
+    }
+    runs_given = runs[0] if len(runs) == 1 else runs
+    with watching() as watch:
+        if overall:
+            from finflow_sb3.explain.period import explain_period
+
+            overview = explain_period(
+                runs_given,
+                first,
+                last,
+                split=split,
+                samples=50 if samples is None else samples,
+                watch=watch,
+                **both,
+            )
+        else:
+            from finflow_sb3.explain.run import explain
+
+            found = explain(
+                runs_given,
+                str(date),
+                holdings=holdings,
+                what_if=_question(asset, above, below, features),
+                days=252 if days is None else days,
+                watch=watch,
+                **both,
+            )
+    if overall:
+        _tell_period(overview, shared.json)
+    else:
+        _tell_day(found, shared.json)
+
+
+def _refuse(values: dict[str, Any], overall: bool) -> None:
+    given = [f"--{name}" for name, value in values.items() if value is not None]
+    if given and overall:
+        raise ConfigError(f"--global: explains a period; leave out {', '.join(given)}")
+    if given:
+        raise ConfigError(f"{given[0]}: says which period to explain; add --global")
+
+
+def _question(
+    asset: str | None, above: float | None, below: float | None, features: str | None
+) -> WhatIf | None:
+    if asset is None:
+        given = {"--above": above, "--below": below, "--features": features}
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{name}: belongs to an asset; name it with --asset")
+        return None
+    from finflow_sb3.explain.what_if import WhatIf
+
+    blocks = tuple(name.strip() for name in (features or "").split(",") if name.strip())
+    return WhatIf(asset, above, below, blocks)
+
+
+def _tell_day(found: Explanation, as_json: bool) -> None:
+    if as_json:
+        from finflow_sb3.explain.document import as_document
+
+        paths = {"page": found.page, "document": found.document}
+        print_json({**as_document(found.explained), **paths})
+        return
+    for line in found.summary:
+        out.print(Text(line), width=min(out.width, 100))
+    if found.explained.counterfactual is not None:
+        from finflow_sb3.explain.words import answer_line
+
+        out.print(Text(answer_line(found.explained.counterfactual)), width=min(out.width, 100))
+    out.print(Text(f"Card: {found.page}"), soft_wrap=True)
+
+
+def _tell_period(found: Overview, as_json: bool) -> None:
+    if as_json:
+        paths = {"page": found.page, "document": found.document, "picture": found.picture}
+        print_json({**found.as_dict(), **paths})
+        return
+    from finflow_sb3.cli.tables import figures_table
+    from finflow_sb3.explain.words import percent, points
+
+    table = figures_table(f"{found.first} to {found.last}", "moves of the portfolio")
+    for name, value in found.importance.blocks.items():
+        table.add_row(f"features: {name.replace('_', ' ')}", percent(value, 2))
+    for kind in ("anchors", "experts"):
+        for name, heard in getattr(found.importance, kind).items():
+            table.add_row(f"{kind[:-1]}: {name}", percent(heard.loudness, 2))
+    out.print(table)
+    made = found.attribution
+    parts = zip(made.stages, made.parts.sum(axis=1).tolist(), strict=True)
+    told = ", ".join(f"{name} {points(value)}" for name, value in [*parts, ("costs", made.costs)])
+    line = f"Net return {points(made.total)} points in {made.days:,} days: {told}."
+    out.print(Text(line), width=min(out.width, 100))
+    out.print(Text(f"Page: {found.page}"), soft_wrap=True)

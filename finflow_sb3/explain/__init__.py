@@ -1,0 +1,1 @@
+"""Why a policy holds what it holds, and what came of it."""

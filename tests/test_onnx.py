@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -56,7 +57,8 @@ def real_states(runs: list[Path], **how: Any) -> tuple[Policies, PortfolioBatch]
     """Policies, and portfolios on random days of their market that have been traded for a week."""
     policies = load_policies(runs, **how)
     market = open_market(policies.settings, policies.scaler)
-    env = lagged(policies.settings.env_kwargs, 0)
+    # Outside of training no asset is left out.
+    env = dataclasses.replace(lagged(policies.settings.env_kwargs, 0), asset_dropout=0.0)
     seeds: list[int | None] = list(range(STATES))
     batch = PortfolioBatch(market, market.splits.train, STATES, env, seeds=seeds)
     batch.reset()

@@ -27,7 +27,9 @@ def test_the_anchors_in_use_are_those_of_the_row() -> None:
     other = batch_of(market, env, 4, evaluation=False, seed=50)
     rng = np.random.default_rng(0)
     for step in range(150):
-        np.testing.assert_array_equal(batch._present_anchors(), market.anchors.at(batch.row))
+        np.testing.assert_array_equal(
+            batch.universes.all_anchors(batch.row), market.anchors.at(batch.row)
+        )
         out = batch.step(random_actions(market, 4, rng))
         batch.reset(np.flatnonzero(out.truncated | out.terminated))
         if step == 40:

@@ -53,19 +53,19 @@ class TestBatch:
     def test_only_the_universe_is_held(self, base: str, lag: int) -> None:
         batch = training(dropped(base, lag))
         rng = np.random.default_rng(0)
-        assert (batch.kept.sum(axis=1) >= 2).all()
-        assert 0.3 < batch.kept.mean() < 0.8
+        assert (batch.universes.kept.sum(axis=1) >= 2).all()
+        assert 0.3 < batch.universes.kept.mean() < 0.8
         for _ in range(20):
-            assert not batch.held[:, :-1][~batch.kept].any()
+            assert not batch.held[:, :-1][~batch.universes.kept].any()
             batch.step(random_actions(batch.market, 16, rng))
             check_budget(batch.weights)
-            assert not batch.weights[:, :-1][~batch.kept].any()
+            assert not batch.weights[:, :-1][~batch.universes.kept].any()
 
     def test_each_episode_has_a_universe_of_its_own(self) -> None:
         batch = training(HALF)
-        before = batch.kept.copy()
+        before = batch.universes.kept.copy()
         batch.reset(np.array([3]))
-        changed = (before != batch.kept).any(axis=1)
+        changed = (before != batch.universes.kept).any(axis=1)
         assert changed.tolist() == [i == 3 for i in range(16)]
 
     def test_the_baseline_is_that_of_the_universe(self) -> None:
@@ -73,14 +73,14 @@ class TestBatch:
         env = dropped("none", fee=0.0)
         batch = training(env)
         for _ in range(10):
-            even = batch.kept / batch.kept.sum(axis=1, keepdims=True)
+            even = batch.universes.kept / batch.universes.kept.sum(axis=1, keepdims=True)
             step = batch.step_to(np.concatenate([even, np.zeros((16, 1))], axis=1))
             np.testing.assert_allclose(step.rewards, 0.0, atol=1e-6)
 
     def test_an_evaluation_has_every_asset(self) -> None:
         market = small_market(HALF)
         batch = batch_of(market, HALF)
-        assert batch.kept.all()
+        assert batch.universes.kept.all()
         place = market.layout.slices["present"]
         assert (batch.observations()[:, place] == 1.0).all()
 
@@ -90,10 +90,12 @@ class TestBatch:
         rng = np.random.default_rng(1)
         for _ in range(39):
             batch.step(random_actions(batch.market, 16, rng))
-            there = batch.kept & batch.market.tradable[batch.row - 1]
+            there = batch.universes.kept & batch.market.tradable[batch.row - 1]
             assert not batch.weights[:, :-1][~there].any()
             seen = batch.observations()[:, batch.market.layout.slices["present"]]
-            np.testing.assert_array_equal(seen, batch.kept & batch.market.tradable[batch.row])
+            np.testing.assert_array_equal(
+                seen, batch.universes.kept & batch.market.tradable[batch.row]
+            )
 
     @pytest.mark.parametrize("base", BASES)
     def test_actions_are_inverted_within_the_universe(self, base: str) -> None:
@@ -133,10 +135,10 @@ class TestRules:
         for _ in range(5):
             wanted = batch.tradable_part(book.targets())
             check_budget(wanted)
-            assert not wanted[:, :-1][~batch.kept].any()
+            assert not wanted[:, :-1][~batch.universes.kept].any()
             batch.step_to(wanted)
         past = past_of(batch, 1)
-        np.testing.assert_array_equal(past.tradable, batch.kept[1])
+        np.testing.assert_array_equal(past.tradable, batch.universes.kept[1])
         assert not np.stack(list(past.anchors.values()))[:, :-1][:, ~past.tradable].any()
 
     @pytest.mark.parametrize("base", BASES)

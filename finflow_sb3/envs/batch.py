@@ -22,8 +22,9 @@ from finflow_sb3.envs.infos import StepRecord
 from finflow_sb3.envs.measures import episode_measures
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.rows import Recycled
+from finflow_sb3.envs.universe import Universes
 from finflow_sb3.errors import DataError
-from finflow_sb3.market.listing import even_weights, tradable_part
+from finflow_sb3.market.listing import tradable_part
 from finflow_sb3.market.splits import Span
 
 __all__ = ["BatchStep", "PortfolioBatch", "default_trade_rate"]
@@ -109,7 +110,7 @@ class PortfolioBatch:
         self.trade_rate = default_trade_rate(settings)
         self.limits = Limits.of(settings, market.prices.assets)
         self.costs = Costs.of(settings, market.prices, span)
-        self.dropout = 0.0 if evaluation else settings.asset_dropout
+        self.universes = Universes(market, n_envs, 0.0 if evaluation else settings.asset_dropout)
         self.episode_length = len(span) - 1
         if not evaluation:
             self.episode_length = min(settings.episode_length, self.episode_length)
@@ -118,25 +119,16 @@ class PortfolioBatch:
 
     def _allocate(self) -> None:
         b, width = self.n_envs, self.market.returns.shape[1]
-        anchors = self.market.anchors
-        # The anchors of each portfolio's row, which change when a refit day is passed.
-        self._refit = np.full(b, -1, dtype=np.int64)
-        self._anchors = np.zeros((b, *anchors.weights.shape[1:]))
         self._day = np.empty((b, width))
         self._each = np.arange(b)
         self._even = np.ones(width)
         self._seen = Recycled((b, self.market.layout.size), np.float32)
-        self._baseline = np.log1p(self.market.equal_weight)
-        if self.dropout:
-            self._earning = self.market.prices.earning()
         self.row = np.full(b, self.span.start, dtype=np.int64)
         self.steps = np.zeros(b, dtype=np.int64)
         self.held = np.full((b, width), 1.0 / width)
         self.weights = self.held.copy()
         self.pending = self.held.copy()
         self.idle = np.ones(b, dtype=bool)
-        # Assets of each portfolio's universe.
-        self.kept = np.ones((b, width - 1), dtype=bool)
         self.gates = np.zeros((b, len(self.market.anchors.names)))
         self.net_returns = np.zeros((b, self.episode_length))
         self.value, self.peak = np.ones(b), np.ones(b)
@@ -158,8 +150,7 @@ class PortfolioBatch:
         for i in index:
             rng = self.rngs[i]
             self.row[i] = self._start(rng)
-            if self.dropout:
-                self.kept[i] = _universe(rng, self.kept.shape[1], self.dropout)
+            self.universes.draw(i, rng)
             self.held[i] = self._initial_weights(rng, i)
         self.weights[index] = self.pending[index] = self.held[index]
         self.idle[index] = True
@@ -210,26 +201,15 @@ class PortfolioBatch:
         -------
         bool, shape [len(which), n]; None where that is all assets on all days
         """
-        listed = self.market.tradable
-        if listed is None and not self.dropout:
-            return None
-        rows, kept = (self.row, self.kept) if which is None else (self.row[which], self.kept[which])
-        if listed is None:
-            return kept
-        return listed[rows] & kept if self.dropout else listed[rows]
+        return self.universes.tradable(self.row, which)
 
     def even_weights(self, which: NDArray[np.int64]) -> Float:
         """The same of every tradable asset, shape [len(which), n+1]."""
-        if self.dropout:
-            tradable = self.tradable(which)
-            assert tradable is not None
-            return even_weights(tradable)
-        return np.stack([self.market.even_weights(int(row)) for row in self.row[which]])
+        return self.universes.even_weights(self.row, which)
 
     def anchors(self, which: NDArray[np.int64]) -> Float:
         """The anchors of these portfolios' rows, within their universes: [len(which), K, n+1]."""
-        anchors: Float = self.market.anchors.at(self.row[which])
-        return tradable_part(anchors, self.kept[which][:, None]) if self.dropout else anchors
+        return self.universes.anchors(self.row, which)
 
     # ---------------------------------------------------------------- one step
 
@@ -250,24 +230,11 @@ class PortfolioBatch:
         if s.action_base == "anchors":
             k = self.gates.shape[1]
             self.gates = simplex.gate_weights(a[:, :k], s.gate_scale)
-            return simplex.tilted_mixture(
-                self.gates, self._present_anchors(), a[:, k:], s.tilt_scale
-            )
+            anchors = self.universes.all_anchors(self.row)
+            return simplex.tilted_mixture(self.gates, anchors, a[:, k:], s.tilt_scale)
         if s.action_base == "drift":
             return simplex.drift_target(a, self.held, s.drift_scale)
         return simplex.softmax_target(a, s.softmax_scale)
-
-    def _present_anchors(self) -> Float:
-        """`anchors` of all, copied only where a refit day was passed; shape [B, K, n+1]."""
-        if self.dropout:
-            return self.anchors(self._each)
-        anchors = self.market.anchors
-        refit = anchors.index.take(self.row)
-        moved = np.flatnonzero(refit != self._refit)
-        if len(moved):
-            self._anchors[moved] = anchors.weights[refit[moved]]
-            self._refit = refit
-        return self._anchors
 
     def invert(
         self, weights: Float, gate_floor: float = 0.0, largest: float = simplex.LARGEST_ACTION
@@ -388,7 +355,7 @@ class PortfolioBatch:
         if s.reward == "differential_sharpe":
             excess = net_growth - 1.0
             if subtract:
-                excess = excess - self._equal_weight()
+                excess = excess - self.universes.average_return(self.row)
             reward, self.first_moment, self.second_moment = rewards.differential_sharpe(
                 excess, self.first_moment, self.second_moment, s.sharpe_decay
             )
@@ -397,7 +364,7 @@ class PortfolioBatch:
         peak = np.maximum(self.peak, value)
         return rewards.log_return_reward(
             net_growth,
-            self._log_equal_weight() if subtract else 0.0,
+            self.universes.log_average_return(self.row) if subtract else 0.0,
             self.turnover,
             1.0 - self.value / self.peak,
             1.0 - value / peak,
@@ -407,19 +374,6 @@ class PortfolioBatch:
             s.cvar_target,
             s.lambda_dd,
         )
-
-    def _equal_weight(self) -> Float:
-        """The average return of each portfolio's assets on the day that ends now, shape [B]."""
-        if not self.dropout:
-            return np.asarray(self.market.equal_weight.take(self.row))
-        earning = self.kept & self._earning[self.row]
-        total = np.einsum("bn,bn->b", self.market.returns[self.row, :-1], earning)
-        return np.asarray(total / np.maximum(earning.sum(axis=1), 1))
-
-    def _log_equal_weight(self) -> Float:
-        if self.dropout:
-            return np.log1p(self._equal_weight())
-        return np.asarray(self._baseline.take(self.row))
 
     def _account(self, net_growth: Float, reward: Float) -> None:
         self.value = self.value * net_growth
@@ -508,26 +462,19 @@ class PortfolioBatch:
 
     def state(self) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         """Arrays and random states that `restore` takes: a step after it gives the same bits."""
-        arrays = {name: np.array(getattr(self, name)) for name in self._stateful()}
+        arrays = {name: np.array(getattr(self, name)) for name in STATE}
+        if self.universes.dropout:
+            arrays["kept"] = self.universes.kept.copy()
         return arrays, [dict(rng.bit_generator.state) for rng in self.rngs]
 
-    def _stateful(self) -> tuple[str, ...]:
-        return (*STATE, "kept") if self.dropout else STATE
-
     def restore(self, arrays: dict[str, NDArray[Any]], states: list[dict[str, Any]]) -> None:
-        for name in self._stateful():
+        for name in STATE:
             setattr(self, name, np.array(arrays[name]))
+        if self.universes.dropout:
+            self.universes.kept = np.array(arrays["kept"])
         self._parts = None  # of the last step, which is not part of the state
         for rng, state in zip(self.rngs, states, strict=True):
             rng.bit_generator.state = state
-
-
-def _universe(rng: np.random.Generator, count: int, dropout: float) -> Bool:
-    """Which of `count` assets stay, each but with chance `dropout`; two do at least."""
-    drawn = rng.random(count)
-    kept = np.asarray(drawn >= dropout)
-    kept[np.argsort(drawn)[-2:]] = True
-    return kept
 
 
 def _require_numbers(actions: NDArray[Any]) -> None:

@@ -9,9 +9,11 @@ import typer
 from rich.text import Text
 
 from finflow_sb3.cli.console import out, print_json
+from finflow_sb3.cli.ensembles import Combine, RunFolders, Shrink
 from finflow_sb3.cli.options import Shared, shared_options
 from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.quiet import silence_gym_notice
 
 if TYPE_CHECKING:
     from finflow_sb3.explain.period import Overview
@@ -24,7 +26,7 @@ __all__ = ["command"]
 @shared_options
 def command(
     shared: Shared,
-    runs: Annotated[list[Path], typer.Argument(help="Folder of a run; several decide together.")],
+    runs: RunFolders,
     date: Annotated[
         str | None, typer.Option(metavar="DAY", help="A trading day, as 2020-12-31.")
     ] = None,
@@ -75,12 +77,8 @@ def command(
         int | None,
         typer.Option(min=1, help="Days before it whose return is taken apart.", show_default="252"),
     ] = None,
-    combine: Annotated[
-        Literal["mean", "median", "validation"], typer.Option(help="How several runs decide.")
-    ] = "mean",
-    shrink: Annotated[
-        float, typer.Option(min=0.0, help="How much disagreement of runs holds trades back.")
-    ] = 0.0,
+    combine: Combine = None,
+    shrink: Shrink = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -94,71 +92,33 @@ def command(
     """
     why = "decisions are explained with the run's own config.yml, but for prices"
     refuse_flags(why, shared, {}, keep=("prices",))
-    of_day = {
-        "date": date,
-        "asset": asset,
-        "above": above,
-        "below": below,
-        "features": features,
-        "holdings": holdings,
-        "days": days,
-    }
-    of_period = {"from": first, "to": last, "split": split, "samples": samples}
-    _refuse(of_day if overall else of_period, overall)
-    if not overall and date is None:
-        raise ConfigError(
-            "--date: is missing; name the trading day to explain, as 2020-12-31, or use --global"
-        )
-
-    from finflow_sb3.quiet import silence_gym_notice
-
-    silence_gym_notice()
-    from finflow_sb3.cli.watching import watching
-
     both: dict[str, Any] = {
+        "runs": runs[0] if len(runs) == 1 else runs,
         "prices": shared.prices,
         "combination": combine,
         "shrinkage": shrink,
         "out": output,
     }
-    runs_given = runs[0] if len(runs) == 1 else runs
-    with watching() as watch:
-        if overall:
-            from finflow_sb3.explain.period import explain_period
-
-            overview = explain_period(
-                runs_given,
-                first,
-                last,
-                split=split,
-                samples=50 if samples is None else samples,
-                watch=watch,
-                **both,
-            )
-        else:
-            from finflow_sb3.explain.run import explain
-
-            found = explain(
-                runs_given,
-                str(date),
-                holdings=holdings,
-                what_if=_question(asset, above, below, features),
-                days=252 if days is None else days,
-                watch=watch,
-                **both,
-            )
+    question = {"asset": asset, "above": above, "below": below, "features": features}
+    of_day = {"holdings": holdings, "days": days}
+    of_period = {"from": first, "to": last, "split": split, "samples": samples}
     if overall:
-        _tell_period(overview, shared.json)
-    else:
-        _tell_day(found, shared.json)
+        _refuse("--global: explains a period; leave out {}", date=date, **question, **of_day)
+        _explain_period(of_period, both, shared.json)
+        return
+    _refuse("{}: belongs to a period; add --global to explain one", **of_period)
+    if date is None:
+        raise ConfigError(
+            "--date: is missing; name the trading day to explain, as 2020-12-31, or use --global"
+        )
+    what_if = _question(asset, above, below, features)
+    _explain_day({"date": date, "what_if": what_if, **of_day}, both, shared.json)
 
 
-def _refuse(values: dict[str, Any], overall: bool) -> None:
+def _refuse(says: str, **values: Any) -> None:
     given = [f"--{name}" for name, value in values.items() if value is not None]
-    if given and overall:
-        raise ConfigError(f"--global: explains a period; leave out {', '.join(given)}")
     if given:
-        raise ConfigError(f"{given[0]}: says which period to explain; add --global")
+        raise ConfigError(says.format(", ".join(given)))
 
 
 def _question(
@@ -174,6 +134,32 @@ def _question(
 
     blocks = tuple(name.strip() for name in (features or "").split(",") if name.strip())
     return WhatIf(asset, above, below, blocks)
+
+
+def _explain_day(of_day: dict[str, Any], both: dict[str, Any], as_json: bool) -> None:
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.explain.run import explain
+
+    with watching() as watch:
+        found = explain(**_said(of_day), **both, watch=watch)
+    _tell_day(found, as_json)
+
+
+def _explain_period(of_period: dict[str, Any], both: dict[str, Any], as_json: bool) -> None:
+    silence_gym_notice()
+    from finflow_sb3.cli.watching import watching
+    from finflow_sb3.explain.period import explain_period
+
+    ends = {"first": of_period.pop("from"), "last": of_period.pop("to")}
+    with watching() as watch:
+        found = explain_period(**_said({**ends, **of_period}), **both, watch=watch)
+    _tell_period(found, as_json)
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """What was given on the command line; the library knows the rest."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _tell_day(found: Explanation, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import finflow_sb3
 from finflow_sb3.cli.app import app
-from finflow_sb3.ensembles import load_policies
+from finflow_sb3.ensembles import load_policies, write_members
 from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.errors import ConfigError, DataError
 from finflow_sb3.evaluation.backtest import backtest
@@ -172,6 +172,22 @@ def test_an_ensemble_has_the_voices_of_all(
     page = done.page.read_text()
     assert "Member 1: IQL" in page
     assert "Member 2: CQSAC" in page
+
+
+def test_an_ensemble_is_explained_as_it_decides(
+    runs: Runs, market: ObservedMarket, tmp_path: Path
+) -> None:
+    """What its folder says of how members are combined holds here as well."""
+    write_members(tmp_path, both(runs), "median", shrinkage=1e6)
+    asked = ["explain", str(tmp_path), "--date", day_of(market), "--json"]
+    done = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    given = finflow_sb3.explain(
+        both(runs), day_of(market), combination="median", shrinkage=1e6, out=tmp_path / "given"
+    )
+    assert told["combination"] == "median"
+    assert told["trust"] == given.explained.trust < 0.99
 
 
 def test_plain_policies_are_explained_as_far_as_they_go(runs: Runs, tmp_path: Path) -> None:

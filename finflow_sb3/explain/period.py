@@ -74,8 +74,8 @@ def explain_period(
     split: Split | None = None,
     samples: int = 50,
     prices: str | None = None,
-    combination: Combination = "mean",
-    shrinkage: float = 0.0,
+    combination: Combination | None = None,
+    shrinkage: float | None = None,
     out: str | Path | None = None,
     watch: Watch | None = None,
 ) -> Overview:

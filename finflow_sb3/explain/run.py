@@ -47,8 +47,8 @@ def explain(
     holdings: str | Path | None = None,
     what_if: WhatIf | None = None,
     days: int = TRADING_DAYS,
-    combination: Combination = "mean",
-    shrinkage: float = 0.0,
+    combination: Combination | None = None,
+    shrinkage: float | None = None,
     out: str | Path | None = None,
     watch: Watch | None = None,
 ) -> Explanation:
@@ -66,7 +66,7 @@ def explain(
         what came of the days before is left out then
     what_if : a question to answer in the card
     days : how many days before `date` the realised return is taken apart for, at most
-    combination, shrinkage : of several runs, see `Ensemble`
+    combination, shrinkage : of several runs, see `load_policies`
     out : folder to write into; ``report/explain`` in the run's folder (the first of several) if
         not given
 
@@ -99,8 +99,8 @@ def explain(
 def opened(
     runs: Runs,
     prices: str | None,
-    combination: Combination,
-    shrinkage: float,
+    combination: Combination | None,
+    shrinkage: float | None,
     watch: Watch,
 ) -> tuple[Policies, ObservedMarket]:
     """The policies and the market that they decide in."""

@@ -66,7 +66,7 @@ def measure(given: argparse.Namespace) -> dict[str, list[float]]:
     market = latest_market(given.runs, prices, given.as_of)
     weights = np.append(np.zeros(market.layout.n_assets), 1.0)
     batch = standing(market, policies.settings.env_kwargs, weights, CASH, CASH)
-    inputs = decision_inputs(batch, own.partial)
+    inputs = decision_inputs(batch)
     seen = batch.observations()
     network = DecisionNetwork(policies).eval()
     tensors = [torch.from_numpy(inputs[name]) for name in network.shapes]

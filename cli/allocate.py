@@ -69,6 +69,12 @@ def command(
             min=0.0, metavar="RETURN", help="Largest change of a past daily return that passes."
         ),
     ] = 1e-4,
+    max_move: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="RETURN", help="Largest daily return since training that passes."
+        ),
+    ] = 0.3,
     combine: Combine = None,
     shrink: Shrink = None,
     out: Annotated[
@@ -102,6 +108,7 @@ def command(
             as_of=as_of,
             max_age=max_age,
             max_revision=max_revision,
+            max_move=max_move,
             combination=combine,
             shrinkage=shrink,
             out=out,

@@ -70,7 +70,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="CSV of asset and weight to hold instead of what the backtest holds.",
+            help="CSV of symbol,shares and CASH to hold instead of what the backtest holds.",
         ),
     ] = None,
     days: Annotated[
@@ -90,6 +90,7 @@ def command(
 
     With --global what matters over a period, and where its return came from.
     """
+    silence_gym_notice()
     why = "decisions are explained with the run's own config.yml, but for prices"
     refuse_flags(why, shared, {}, keep=("prices",))
     both: dict[str, Any] = {
@@ -137,7 +138,6 @@ def _question(
 
 
 def _explain_day(of_day: dict[str, Any], both: dict[str, Any], as_json: bool) -> None:
-    silence_gym_notice()
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.explain.run import explain
 
@@ -147,7 +147,6 @@ def _explain_day(of_day: dict[str, Any], both: dict[str, Any], as_json: bool) ->
 
 
 def _explain_period(of_period: dict[str, Any], both: dict[str, Any], as_json: bool) -> None:
-    silence_gym_notice()
     from finflow_sb3.cli.watching import watching
     from finflow_sb3.explain.period import explain_period
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
 
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +16,10 @@ from finflow_sb3.evaluation.report_numbers import number
 
 __all__ = ["show_allocation"]
 
+WIDEST = 10_000
 HEADINGS = ("held", "price", "value", "now", "target", "after", "order", "amount", "cost")
+NARROWER = ("after", "value", "now", "cost", "held", "target")
+"""What a narrow terminal does without, in this order."""
 
 
 def show_allocation(found: Allocation) -> None:
@@ -24,14 +29,16 @@ def show_allocation(found: Allocation) -> None:
         days = "business day" if found.age == 1 else "business days"
         when += f", {found.age} {days} before {found.as_of}"
     _line(f"{when}; prices from {found.prices}")
-    out.print(_table(found))
+    _print_whole(found)
     share = float(found.costs / found.value)
     _line(
         f"Value {found.value:,.2f}; {len(found.orders)} orders, turnover "
         f"{number(found.turnover, 'fine')}, expected costs {found.costs:,.2f} "
         f"({100 * share:.3f}\u00a0%); cash after them {found.cash:,.2f}"
     )
-    if found.trade_rate < 1.0:
+    if not found.orders:
+        _line("Nothing is far enough from the target for an order (--lot, --min-order, limits).")
+    elif found.trade_rate < 1.0:
         rate = number(found.trade_rate, "percent")
         _line(f"Orders go {rate} of the way to the target; the rest is for the days to come.")
     if len(found.runs) > 1:
@@ -43,13 +50,29 @@ def show_allocation(found: Allocation) -> None:
         _line(f"Written: {found.folder}")
 
 
-def _table(found: Allocation) -> Table:
-    table = figures_table("", *HEADINGS)
+def _print_whole(found: Allocation) -> None:
+    """The table with all of its figures whole: columns are left out where a terminal is narrow."""
+    hidden: tuple[str, ...] = ()
+    for hidden in (NARROWER[:count] for count in range(len(NARROWER) + 1)):
+        table = _table(found, hidden)
+        table.width = Measurement.get(out, out.options.update(max_width=WIDEST), table).maximum
+        if not out.is_terminal or table.width <= out.width:
+            break
+    out.print(table, crop=False)
+
+
+def _table(found: Allocation, hidden: tuple[str, ...]) -> Table:
+    shown = [heading not in hidden for heading in HEADINGS]
+    table = figures_table("", *itertools.compress(HEADINGS, shown))
+    for column in table.columns:
+        column.no_wrap = True
     *assets, cash = found.positions
     for i, each in enumerate(assets):
         last = i == len(assets) - 1 or bool(each.order) != bool(assets[i + 1].order)
-        table.add_row(each.asset, *_cells(each), style=_style(each), end_section=last)
-    table.add_row(cash.asset, "", "", *_cells(cash)[2:6], "", "", "")
+        row = itertools.compress(_cells(each), shown)
+        table.add_row(Text(each.asset), *row, style=_style(each), end_section=last)
+    row = itertools.compress(("", "", *_cells(cash)[2:6], "", "", ""), shown)
+    table.add_row(cash.asset, *row)
     return table
 
 

@@ -14,7 +14,7 @@ from finflow_sb3.allocation.account import Account, highest_value
 from finflow_sb3.allocation.decision import Decided, decide, standing
 from finflow_sb3.allocation.holdings import Holdings, Number, read_holdings
 from finflow_sb3.allocation.market import latest_prices, observed_last
-from finflow_sb3.allocation.orders import Orders, place
+from finflow_sb3.allocation.orders import Ledger, Orders, place
 from finflow_sb3.allocation.result import (
     Allocation,
     Position,
@@ -22,7 +22,7 @@ from finflow_sb3.allocation.result import (
     require_free,
     write_allocation,
 )
-from finflow_sb3.allocation.terms import MAX_AGE, MAX_REVISION, Terms
+from finflow_sb3.allocation.terms import MAX_AGE, MAX_MOVE, MAX_REVISION, Terms
 from finflow_sb3.allocation.words import two_lines
 from finflow_sb3.config import Settings
 from finflow_sb3.ensembles import Runs, load_policies
@@ -54,6 +54,7 @@ def allocate(
     as_of: datetime.date | str | None = None,
     max_age: int = MAX_AGE,
     max_revision: float = MAX_REVISION,
+    max_move: float = MAX_MOVE,
     combination: Combination | None = None,
     shrinkage: float | None = None,
     out: str | Path | None = None,
@@ -76,9 +77,10 @@ def allocate(
     trade_rate : part of the way to the target that is traded, in (0, 1]; the run's if not given
     peak : highest value of the portfolio so far, from which the policy's drawdown counts; the
         present value if not given
-    as_of : the day that the allocation is for; later prices are not looked at. Today if not given
-    max_age : business days that the last prices may be older than that
+    as_of : the day that the allocation is for; later prices are left out. Today if not given
+    max_age : business days that the last prices that moved may be older than that
     max_revision : largest difference between a daily return now and in training
+    max_move : largest daily return of the days after training
     combination, shrinkage : of several runs, as for `load_policies`
     out : folder for `orders.csv` and `allocation.json`, which is replaced as a whole
 
@@ -87,8 +89,8 @@ def allocate(
     ArtefactError
         If the run has no policy; if the prices lack or add an asset, or have another past.
     DataError
-        If the prices are too old or too few, an asset has none on the last day, or the holdings
-        cannot be read or hold what the run does not know.
+        If the prices are too old, too few or jump, an asset has none on the last day, or
+        the holdings cannot be read or hold what the run does not know.
     ConfigError
         If it is not said what is held, or an argument is out of range.
     """
@@ -96,7 +98,7 @@ def allocate(
     folder = None if out is None else Path(out)
     if folder is not None:
         require_free(folder)
-    terms = Terms.of(lot, min_order, trade_rate, as_of, max_age, max_revision)
+    terms = Terms.of(lot, min_order, trade_rate, as_of, max_age, max_revision, max_move)
     policies = load_policies(run, combination, shrinkage)
     assets = policies.layout.assets
     if not isinstance(holdings, Holdings):
@@ -146,10 +148,9 @@ def _orders(
         shares = batch.costs.by_asset((traded / value)[None], batch.value, batch.row)
         return np.asarray(shares[0] * value)
 
-    wanted = decided.mu * value * decided.weights[:-1]
-    return place(
-        account.shares, account.prices, account.lots, account.cash, wanted, cost_of, min_order
-    )
+    ledger = Ledger(account.prices, account.lots, account.cash, cost_of, min_order)
+    wanted, aim = (decided.mu * value * each[:-1] for each in (decided.weights, decided.aim))
+    return place(account.shares, ledger, wanted, aim)
 
 
 def _moves(account: Account, orders: Orders) -> Float:

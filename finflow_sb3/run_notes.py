@@ -16,6 +16,7 @@ from finflow_sb3.files import write_whole
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.market.rounding import SAME_RETURN, rounding_errors
 from finflow_sb3.market.sources import load_prices, write_prices
 from finflow_sb3.messages import shown
 from finflow_sb3.offline.own import Own
@@ -56,8 +57,6 @@ MARKET = "market.json"
 """Layout, scaler and a hash of the prices; written last: with it a run has all that it needs."""
 RANKING = "fqe.json"
 """Epochs by fitted Q evaluation: of a pretraining run, or of the one that a run was seeded by."""
-# Adjusted closes come rounded: returns of the same day differ by this much at most.
-SAME_RETURN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,8 @@ class NotedMarket:
         begun = prices.rows(0, len(past))
         if not np.array_equal(begun.earning(), past.earning()):
             return False
-        difference = np.abs(begun.returns() - past.returns())
-        return bool(difference.max() <= SAME_RETURN)
+        room = SAME_RETURN + rounding_errors(begun) + rounding_errors(past)
+        return bool((np.abs(begun.returns() - past.returns()) <= room).all())
 
 
 def note_market(folder: RunFolder, market: ObservedMarket) -> None:

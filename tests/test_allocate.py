@@ -105,6 +105,40 @@ class TestPrices:
         day = str(table().dates[ROWS - 6])
         assert figures(decide(run, changed, as_of=day)) == figures(decide(run, prices, as_of=day))
 
+    @pytest.mark.parametrize("prices", [frame, partial_frame])
+    def test_a_later_price_fills_no_gap(self, prices: Callable[[], pd.DataFrame]) -> None:
+        """Without a close on the day itself there is none, whatever comes after it."""
+        run = trained_run() if prices is frame else partial_run()
+        holed = prices()
+        holed.iloc[ROWS - 3, 1] = np.nan
+        day = str(table().dates[ROWS - 3])
+        found = []
+        for rows in (ROWS, ROWS - 2):
+            try:
+                found.append(figures(decide(run, holed.iloc[:rows], cash=10_000, as_of=day)))
+            except DataError as error:
+                found.append({"refused": str(error)})
+        assert found[0] == found[1]
+        assert ("refused" in found[0]) == (prices is frame)
+
+    def test_closes_in_cents_are_the_same_past(self) -> None:
+        """Prices near 30 to whole cents: returns are off by up to 0.0003."""
+        run, cents = trained_run(), (frame() / 3).round(2)
+        exact = (frame() / 3).pct_change().iloc[1:TRAINED]
+        assert (cents.pct_change().iloc[1:TRAINED] - exact).abs().to_numpy().max() > 1e-4
+        assert decide(run, cents).value > 0
+        with pytest.raises(FinflowError, match="days differ"):
+            decide(run, cents.assign(S00=frame()["S00"] * 1.0))
+
+    def test_copies_of_the_last_day_are_no_new_prices(self) -> None:
+        copied = frame()
+        copied.iloc[-2:] = copied.iloc[-3].to_numpy()
+        found = decide(trained_run(), copied)
+        assert found.age == 2
+        assert any(f"No price has moved since {table().dates[-3]}" in each for each in found.notes)
+        with pytest.raises(DataError, match=r"last day with a move, .* is 2 business days"):
+            decide(trained_run(), copied, max_age=1)
+
     def test_closes_may_have_been_adjusted_once_more(self) -> None:
         run, quoted = trained_run(), longer(frame()).rename(columns={"close": "raw_close"})
         factors = quoted.ticker.map({"S00": 0.98, "S01": 0.5}).fillna(1.0)
@@ -116,7 +150,7 @@ class TestPrices:
     def test_raw_closes_count_the_shares(self) -> None:
         run, long = trained_run(), longer(frame())
         split = long.assign(adj_close=long.close, close=long.close * 4.0)
-        one, four = decide(run, long, cash=10_000), decide(run, split, cash=10_000)
+        one, four = (decide(run, each, cash=10_000, trade_rate=1.0) for each in (long, split))
         assert (one.price_kind, four.price_kind) == ("close", "raw close")
         quoted = {each.asset: each for each in four.positions[:-1]}
         for a in one.positions[:-1]:
@@ -155,6 +189,13 @@ def revised(prices: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def split(prices: pd.DataFrame) -> pd.DataFrame:
+    """Two for one on the day before the last, after all days that can be compared."""
+    out = prices.copy()
+    out.iloc[-2:, 1] /= 2.0
+    return out
+
+
 def ending(day: int) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return lambda prices: prices.iloc[:day]
 
@@ -167,10 +208,15 @@ REFUSED: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, Any],
     "stale": (ending(ROWS - 6), {}, f"its last day, {table().dates[ROWS - 7]}, is 6 business"),
     "short": (lambda p: p.tail(NEEDED - 50), {}, f"has {NEEDED - 50} days up to {last_day()}"),
     "revised": (revised, {}, f"S02 returned .* on {table().dates[600]}"),
+    "jumping": (split, {}, rf"S01 returned -\d\d.\d% on {table().dates[-2]}, beyond --max-move"),
     "other days": (without_a_day, {}, f"has no row for {table().dates[500]}"),
     "years ago": (lambda p: p, {"as_of": None}, "business days before"),
     "from the future": (lambda p: p.set_axis(p.index + YEARS), {"as_of": None}, "lies after today"),
-    "before it begins": (lambda p: p, {"as_of": "1990-01-01"}, "begins on .* after --as-of"),
+    "before it begins": (
+        lambda p: p,
+        {"as_of": "1990-01-01"},
+        "has 0 rows of prices up to",
+    ),
     "with a cash rate": (lambda p: p.assign(cash_rate=1e-4), {}, "has a cash rate and .* none"),
 }
 
@@ -189,6 +235,7 @@ def test_limits_let_older_and_revised_prices_pass() -> None:
     with pytest.raises(DataError, match="--max-age is 6"):
         decide(run, ending(ROWS - 6)(frame()), as_of=day, max_age=6)
     assert decide(run, revised(frame()), max_revision=0.011).value > 0
+    assert decide(run, split(frame()), max_move=0.6).value > 0
 
 
 ARGUMENTS: list[tuple[dict[str, Any], str]] = [
@@ -198,6 +245,10 @@ ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"trade_rate": 1.5}, "--trade-rate: 1.5 is out of range"),
     ({"max_age": -1}, "--max-age: -1 is out of range"),
     ({"max_revision": float("nan")}, "--max-revision: nan is out of range"),
+    ({"max_move": 0.0}, "--max-move: 0.0 is out of range"),
+    ({"lot": "1e-9999999"}, "--lot: 1E-9999999 is out of range"),
+    ({"peak": "1e40"}, "--peak: 1E.40 is out of range"),
+    ({"cash": 1e26}, "--cash: 1E.26 is out of range"),
     ({"as_of": "soon"}, "--as-of: 'soon' is no day"),
     ({"peak": 10}, "--peak: 10.00 is less than the present value"),
     ({"cash": 0}, "--cash: is worth nothing"),
@@ -263,9 +314,24 @@ def test_orders_are_what_the_environment_trades(name: str) -> None:
 
 
 def test_an_untouched_portfolio_is_left_alone() -> None:
-    """What is held is the target: the policy of `drift` at its start wants no change."""
-    found = decide(trained_run(action_base="drift"), trade_rate=0.001)
+    """Where nothing may be traded, not even a single lot is, however far the target."""
+    found = decide(trained_run(action_base="none"), trade_rate=0.001, lot="0.001")
+    assert found.orders
+    found = decide(trained_run(action_base="none", no_trade_band=0.5), lot="0.001")
     assert found.orders == () and found.costs == 0 and found.lines[1] == "Moves nothing."
+
+
+def test_days_of_small_steps_arrive(tmp_path: Path) -> None:
+    """A small account in whole shares comes as near to its target as they allow."""
+    run, held, cash = trained_run(trade_rate=0.1), {}, Decimal(3000)
+    for _ in range(40):
+        found = decide(run, holdings=Holdings(held, cash))
+        held = {each.asset: each.after for each in found.positions[:-1]}
+        cash = found.cash
+    assert found.orders == ()
+    for each in found.positions[:-1]:
+        short = (Decimal(each.target) * found.value - each.value) / each.price
+        assert abs(short) < Decimal("1.02") or short * each.price > cash
 
 
 class TestResult:
@@ -317,6 +383,22 @@ class TestResult:
         assert rows.amount.sum() == pytest.approx(0.0, abs=1e-6)
         decide(trained_run(), out=folder)  # replaces it
 
+    def test_a_link_to_a_folder_stays_one(self, tmp_path: Path) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        for _ in range(2):
+            decide(trained_run(), out=tmp_path / "link")
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+            assert (tmp_path / "link").is_symlink()
+            assert (tmp_path / "real" / "orders.csv").is_file()
+
+    def test_the_folder_of_the_caller_is_not_replaced(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"\.: is where this runs"):
+            decide(trained_run(), out=".")
+
     def test_a_folder_with_other_files_is_not_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "mine.txt").write_text("mine")
         with pytest.raises(ConfigError, match=r"holds mine.txt too"):
@@ -336,8 +418,7 @@ class TestPartial:
         with pytest.raises(DataError, match=f"S02 is held and has no price on {last_day()}"):
             decide(partial_run(), partial_frame(), holdings=held)
 
-    def test_holdings_of_the_fixture_are_the_file_of_the_docs(self, tmp_path: Path) -> None:
+    def test_holdings_come_from_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "holdings.csv"
         path.write_text(HOLDINGS)
-        assert TRAINED < ROWS
         assert figures(decide(trained_run(), holdings=path)) == figures(decide(trained_run()))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from finflow_sb3.allocation.holdings import Holdings, read_holdings
-from finflow_sb3.allocation.orders import CostOf, Orders, cents, place
+from finflow_sb3.allocation.orders import CostOf, Ledger, Orders, cents, place
 from finflow_sb3.errors import FinflowError
 
 Float = NDArray[np.float64]
@@ -24,6 +24,13 @@ def fees(rate: float = 0.001, ticket: float = 0.0) -> CostOf:
     return lambda traded: rate * traded + ticket * (traded > 0.0)
 
 
+def placed(case: dict[str, Any]) -> Orders:
+    """`place` with a case's numbers."""
+    names = ("prices", "lots", "cash", "cost_of", "min_order")
+    ledger = Ledger(**{name: case[name] for name in names if name in case})
+    return place(case["held"], ledger, case["wanted"], case.get("aim"))
+
+
 def decimals(low: str, high: str, places: int) -> st.SearchStrategy[Decimal]:
     return st.decimals(low, high, places=places, allow_nan=False, allow_infinity=False)
 
@@ -32,7 +39,7 @@ def decimals(low: str, high: str, places: int) -> st.SearchStrategy[Decimal]:
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     """Portfolios with odd lots, prices of all sizes, and targets that spend all there is."""
     n = draw(st.integers(2, 6))
-    rows: Any = lambda each: [draw(each) for _ in range(n)]  # noqa: E731
+    rows: Any = lambda each: tuple(draw(each) for _ in range(n))  # noqa: E731
     held = rows(st.one_of(st.just(Decimal(0)), decimals("0", "5000", 4)))
     prices = rows(decimals("0.0001", "5000", 4))
     lots = rows(st.sampled_from([Decimal(1), Decimal("0.001"), Decimal(100), Decimal("0.3")]))
@@ -57,7 +64,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(cases())
 def test_every_order_is_in_lots_and_paid_for(case: dict[str, Any]) -> None:
-    orders = place(**case)
+    orders = placed(case)
     assert orders.cash >= 0
     assert orders.cash == case["cash"] - sum(orders.amounts) - sum(orders.costs)
     rows = zip(orders.shares, case["held"], case["prices"], case["lots"], strict=True)
@@ -75,7 +82,7 @@ def test_every_order_is_in_lots_and_paid_for(case: dict[str, Any]) -> None:
 @given(cases())
 def test_the_ledger_adds_up_to_the_cent(case: dict[str, Any]) -> None:
     """Values before are values after, cash and costs; and shares at their price agree to a cent."""
-    orders = place(**case)
+    orders = placed(case)
     before = [cents(h * p) for h, p in zip(case["held"], case["prices"], strict=True)]
     after = [value + amount for value, amount in zip(before, orders.amounts, strict=True)]
     assert sum(before) + case["cash"] == sum(after) + orders.cash + sum(orders.costs)
@@ -86,16 +93,17 @@ def test_the_ledger_adds_up_to_the_cent(case: dict[str, Any]) -> None:
 
 def orders_of(**changes: Any) -> Orders:
     case: dict[str, Any] = {
-        "held": [Decimal(10), Decimal("2.5")],
-        "prices": [Decimal(100), Decimal(40)],
-        "lots": [Decimal(1)] * 2,
+        "held": (Decimal(10), Decimal("2.5")),
+        "prices": (Decimal(100), Decimal(40)),
+        "lots": (Decimal(1),) * 2,
         "cash": Decimal("100.00"),
         "wanted": np.array([400.0, 700.0]),
         "cost_of": fees(0.01),
     }
-    return place(**{**case, **changes})
+    return placed({**case, **changes})
 
 
+AIM = np.array([400.0, 700.0])
 CASES: list[tuple[dict[str, Any], tuple[str, str], str]] = [
     # Sells 6 for 600, wants 15 more for 600; costs of 6 + 6.
     ({}, ("-6", "15"), "88.00"),
@@ -104,15 +112,35 @@ CASES: list[tuple[dict[str, Any], tuple[str, str], str]] = [
     # What is not wanted at all goes, odd lots too.
     ({"wanted": np.array([1000.0, 0.0])}, ("0", "-2.5"), "199.00"),
     # Lots of 10: 6 are nearer to 10 than to 0, and 10 are there to be sold.
-    ({"lots": [Decimal(10)] * 2}, ("-10", "20"), "282.00"),
+    ({"lots": (Decimal(10),) * 2}, ("-10", "20"), "282.00"),
     # Fractions.
-    ({"lots": [Decimal("0.5")] * 2, "wanted": np.array([365.0, 120.0])}, ("-6.5", "0.5"), "723.30"),
+    (
+        {"lots": (Decimal("0.5"),) * 2, "wanted": np.array([365.0, 120.0])},
+        ("-6.5", "0.5"),
+        "723.30",
+    ),
     # Orders of less than 620 are left out, on both sides.
     ({"min_order": Decimal(620)}, ("0", "0"), "100.00"),
     # Without the sale, which is too small, cash pays for 2 shares: 80 and 0.80.
     ({"min_order": Decimal(80), "wanted": np.array([950.0, 700.0])}, ("0", "2"), "19.20"),
     # A ticket of 700 costs more than the sale of 600 raises, and cash does not pay for it.
     ({"cost_of": fees(0.0, 700.0)}, ("0", "0"), "100.00"),
+    # A ticket of 45 costs more than a purchase of 40 is worth, though cash would pay for both.
+    ({"cost_of": fees(0.0, 45.0), "wanted": np.array([1000.0, 140.0])}, ("0", "0"), "100.00"),
+    # A tenth of the way: 0.6 of a share to sell, and 1.5 to buy.
+    ({"wanted": np.array([940.0, 160.0]), "aim": AIM}, ("-1", "2"), "118.20"),
+    # A twentieth of it is under half a share, but a share or more is missing of both.
+    ({"wanted": np.array([970.0, 110.0]), "aim": AIM}, ("-1", "1"), "158.60"),
+    # Less than a share is missing in the end of the first; of the second, the step is none.
+    ({"wanted": np.array([996.0, 100.0]), "aim": np.array([960.0, 700.0])}, ("0", "0"), "100.00"),
+    # In the end nothing is wanted of the second, and after its step less than a lot is left.
+    ({"wanted": np.array([1000.0, 30.0]), "aim": np.array([1000.0, 0.0])}, ("0", "-2.5"), "199.00"),
+    # Cash for one of two single shares: the one of which more money is missing.
+    (
+        {"held": (Decimal(0),) * 2, "wanted": np.array([10.0, 10.0]), "aim": AIM},
+        ("0", "1"),
+        "59.60",
+    ),
 ]
 
 
@@ -121,6 +149,44 @@ def test_orders_by_hand(changes: dict[str, Any], shares: tuple[str, str], cash: 
     orders = orders_of(**changes)
     assert orders.shares == tuple(map(Decimal, shares))
     assert orders.cash == Decimal(cash)
+
+
+@given(cases())
+def test_what_cash_cannot_pay_for_is_nearly_all_of_it(case: dict[str, Any]) -> None:
+    """Where purchases were cut, no further lot of any of them could be paid for."""
+    orders = placed(case)
+    free = placed({**case, "cash": Decimal(10**9)})
+    cost = case["cost_of"]
+    rows = zip(orders.shares, free.shares, case["prices"], case["lots"], strict=True)
+    for shares, whole, price, lot in rows:
+        now = max(shares, Decimal(0))
+        if whole - now >= lot:
+            less, more = cents(now * price), cents((now + lot) * price)
+            charged = [cents(each) for each in cost(np.array([float(less), float(more)]))]
+            too_small = more < case["min_order"] or more <= charged[1]
+            rise = more + charged[1] - less - charged[0]
+            assert too_small or rise > orders.cash
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
+@given(case=cases())
+def test_small_steps_arrive(case: dict[str, Any], rate: float) -> None:
+    """Day after day a part of the way ends less than a lot from the aim, whatever the account."""
+    case = {**case, "cost_of": fees(0.0), "min_order": Decimal(0), "cash": Decimal(10**7)}
+    aim = 5 * case["wanted"]
+    held = case["held"]
+    prices = np.array([float(price) for price in case["prices"]])
+    for _ in range(600):
+        now = np.array([float(each) for each in held]) * prices
+        wanted = now + rate * (aim - now)
+        orders = placed({**case, "held": held, "wanted": wanted, "aim": aim})
+        held = tuple(have + each for have, each in zip(held, orders.shares, strict=True))
+        if not any(orders.shares):
+            break
+    for have, price, lot, value in zip(held, case["prices"], case["lots"], aim, strict=True):
+        # Lots of less than a cent cannot be booked one by one.
+        least = max(float(lot * price), 0.02 / rate)
+        assert abs(float(have * price) - value) < 1.001 * least
 
 
 # ------------------------------------------------------------------ holdings
@@ -133,6 +199,13 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert found.of(ASSETS) == (3, Decimal("12.5"), 0, 0)
     assert found.lots_of(ASSETS, Decimal(1)) == (1, Decimal("0.1"), 1, 1)
     assert found.cash == Decimal("1000.01")
+
+
+def test_a_lot_of_cash_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "holdings.csv"
+    path.write_text("symbol,shares,lot\nAAA,1,1\nCASH,1000,1\n")
+    with pytest.raises(FinflowError, match="CASH has a lot, though it is money"):
+        read_holdings(path, None, ASSETS)
 
 
 def test_cash_alone_is_enough() -> None:

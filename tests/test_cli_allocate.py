@@ -104,6 +104,23 @@ def test_the_table_tells_all(folder: Path) -> None:
         assert " ".join(sentence.replace("\u00a0", " ").split()) in words
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_figure_is_cut_off(folder: Path, width: int, terminal: bool) -> None:
+    """Narrow terminals lose columns; a file or pipe has all, however narrow."""
+    asked = ["allocate", trained_run(), "--prices", folder / "latest.csv", "--as-of", last_day()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(out, "_force_terminal", terminal)
+        text = fine(*asked, "--cash", "1000000", width=width)
+    library = allocate(trained_run(), frame(), cash=1_000_000, as_of=last_day())
+    assert "…" not in text and library.orders
+    for each in library.orders:
+        row = next(line for line in text.splitlines() if line.strip().startswith(each.asset))
+        assert f"{each.order:+,f}".replace("-", "−") in row
+        assert f"{each.amount:+,.2f}".replace("-", "−") in row
+        assert (f"{each.cost:,.2f}" in row) or (terminal and width < 80)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

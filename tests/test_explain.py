@@ -18,13 +18,13 @@ import finflow_sb3
 from finflow_sb3.cli.app import app
 from finflow_sb3.ensembles import load_policies, write_members
 from finflow_sb3.envs.observations import ObservedMarket
-from finflow_sb3.errors import ConfigError, DataError
+from finflow_sb3.errors import ConfigError, DataError, FinflowError
 from finflow_sb3.evaluation.backtest import backtest
 from finflow_sb3.explain.decision import explain_decision
 from finflow_sb3.explain.document import as_document, json_bytes
 from finflow_sb3.explain.page import card_page
 from finflow_sb3.explain.returns import critic_of, outlook
-from finflow_sb3.explain.state import ask, read_holdings, replay, row_of, state_with
+from finflow_sb3.explain.state import ask, replay, row_of, state_with, weights_of
 from finflow_sb3.explain.what_if import WhatIf
 from finflow_sb3.explain.words import two_lines
 from finflow_sb3.opening import open_market
@@ -230,25 +230,23 @@ def test_holdings_take_the_place_of_the_backtest(
     runs: Runs, market: ObservedMarket, tmp_path: Path
 ) -> None:
     file = tmp_path / "held.csv"
-    file.write_text("asset,weight\nS01,0.5\nS03,0.25\n")
+    row = row_of(market, day_of(market))
+    closes = market.prices.close[row]
+    file.write_text(f"symbol,shares\nS01,{500 / closes[1]}\nS03,{250 / closes[3]}\nCASH,250\n")
     explained = finflow_sb3.explain(
         runs.cqsac, day_of(market), holdings=file, out=tmp_path
     ).explained
-    np.testing.assert_allclose(explained.held, [0.0, 0.5, 0.0, 0.25, 0.0, 0.25])
+    np.testing.assert_allclose(explained.held, [0.0, 0.5, 0.0, 0.25, 0.0, 0.25], atol=1e-4)
     assert explained.attribution is None
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("name,weight\nS01,1\n", "no columns asset and weight"),
-        ("asset,weight\nS0l,1\n", "line 2: 'S0l' is no asset"),
-        ("asset,weight\nS01,0.5\nS01,0.5\n", "line 3: S01 is there twice"),
-        ("asset,weight\nS01,half\n", "line 2: 'half' is no weight"),
-        ("asset,weight\nS01,-0.1\n", "is no weight"),
-        ("asset,weight\nS01,nan\n", "is no weight"),
-        ("asset,weight\nS01,0.7\nS02,0.7\n", "add up to 1.4"),
-        ("asset,weight\nS01,0.7\ncash,0.1\n", "add up to 0.8"),
+        ("symbol,weight\nS01,1\n", "symbol,shares"),
+        ("symbol,shares\nS0l,1\nCASH,0\n", "'S0l' is none of the 5 assets"),
+        ("symbol,shares\nS01,1\n", "says nothing of cash"),
+        ("symbol,shares\nCASH,0\n", "is worth nothing"),
     ],
 )
 def test_holdings_that_cannot_be_used_are_refused(
@@ -256,8 +254,8 @@ def test_holdings_that_cannot_be_used_are_refused(
 ) -> None:
     file = tmp_path / "held.csv"
     file.write_text(content)
-    with pytest.raises(DataError, match=re.escape(message)):
-        read_holdings(file, market.layout)
+    with pytest.raises(FinflowError, match=re.escape(message)):
+        weights_of(file, market.prices)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +264,8 @@ def test_holdings_that_cannot_be_used_are_refused(
         ("1999-01-04", "lies outside the usable days"),
         ("tomorrow", "is no date"),
         ("2030-01-01", "lies outside the usable days"),
+        ("2002", "'2002' is no date"),
+        ("", "'' is no date"),
     ],
 )
 def test_days_that_are_none_are_refused(market: ObservedMarket, date: str, message: str) -> None:
@@ -297,8 +297,12 @@ def test_a_period_sums_up_its_days(runs: Runs, market: ObservedMarket, tmp_path:
     assert abs(made.gap) < 1e-12
     for path in (overview.page, overview.document, overview.picture):
         assert path.stat().st_size > 1000
-    with pytest.raises(DataError, match="give days of one split"):
+    with pytest.raises(DataError, match=f"{last} is not before {first}"):
         finflow_sb3.explain_period(runs.cqsac, last, first, out=tmp_path)
+    with pytest.raises(DataError, match="do not lie in the validation split"):
+        finflow_sb3.explain_period(runs.cqsac, first, last, split="validation", out=tmp_path)
+    with pytest.raises(DataError, match="--to: 1990-01-01 lies outside"):
+        finflow_sb3.explain_period(runs.cqsac, first, "1990-01-01", out=tmp_path)
 
 
 @pytest.mark.parametrize("base", ["anchors", "drift", "none"])

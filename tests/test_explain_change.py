@@ -129,6 +129,9 @@ def test_a_question_names_what_there_is() -> None:
         answered(policies, market, batch, WhatIf("S0l", above=0.5))
     with pytest.raises(ConfigError, match="is no group of features"):
         answered(policies, market, batch, WhatIf("S01", above=0.5, blocks=("moment",)))
+    twice = answered(policies, market, batch, WhatIf("S01", 0.5, blocks=("momentum", "momentum")))
+    once = answered(policies, market, batch, WhatIf("S01", 0.5, blocks=("momentum",)))
+    np.testing.assert_array_equal(twice.after, once.after)
     with pytest.raises(ConfigError, match="give --above or --below"):
         WhatIf("S01")
     with pytest.raises(ConfigError, match="is no weight from 0 to 1"):

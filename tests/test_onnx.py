@@ -112,7 +112,7 @@ def test_the_network_wants_what_policies_want(name: str) -> None:
     make, how = RUNS[name]
     policies, batch = real_states(make(), **how)
     network = DecisionNetwork(policies).eval()
-    inputs = decision_inputs(batch, policies.settings.market.partial)
+    inputs = decision_inputs(batch)
     with torch.no_grad():
         found = network(*(torch.from_numpy(inputs[key]) for key in network.shapes))
     check({k: x.numpy() for k, x in zip(network.outputs, found, strict=True)}, policies, batch)
@@ -126,7 +126,7 @@ def test_the_file_gives_the_same_in_real_states(name: str, tmp_path: Path) -> No
     exported = export_onnx(runs, tmp_path / "policy.onnx", **how)
     assert exported.largest_difference < 1e-5
     session = session_of(exported.path)
-    inputs = decision_inputs(batch, policies.settings.market.partial)
+    inputs = decision_inputs(batch)
     assert [each.name for each in session.get_inputs()] == list(exported.inputs)
     found = session.run(None, {key: inputs[key] for key in exported.inputs})
     check(dict(zip(exported.outputs, found, strict=True)), policies, batch)

@@ -30,6 +30,7 @@ class Decided:
     target : shape [n+1], where the policies want to be
     weights : shape [n+1], where the environment lets them go today: `trade_rate` of the way,
         within all limits
+    aim : shape [n+1], where they would let them go if all of the way were traded today
     mu : value after that trade over value before it
     gates : shape [K], how much each anchor is listened to; None for other action bases
     anchors : shape [K, n+1], what each anchor holds
@@ -40,6 +41,7 @@ class Decided:
     held: Float
     target: Float
     weights: Float
+    aim: Float
     mu: float
     gates: Float | None
     anchors: Float
@@ -51,12 +53,14 @@ def decide(policies: Policies, batch: PortfolioBatch) -> Decided:
     """Ask the policies once, of a batch of one as `standing` makes it."""
     ensemble = policies.ensemble
     wanted = ensemble.decide(batch, ensemble.actions(batch.observations()))
+    aim = batch.reached(wanted.target, wanted.idle, trade_rate=1.0)
     done = batch.trade_to(wanted.target, wanted.idle)
     by_gates = batch.settings.action_base == "anchors"
     return Decided(
         held=batch.held[0],
         target=wanted.target[0],
         weights=done.weights[0],
+        aim=aim[0],
         mu=float(done.mu[0]),
         gates=batch.gates[0].copy() if by_gates else None,
         anchors=batch.anchors(np.zeros(1, dtype=np.int64))[0],

@@ -20,6 +20,8 @@ CASH = "CASH"
 """The row of a holdings file that is money."""
 CENT = Decimal("0.01")
 SHARES = frozenset({"shares", "quantity", "qty"})
+LEAST, MOST = Decimal("1e-9"), Decimal("1e13")
+"""Of numbers other than 0: with more, cents would be lost in the arithmetic of costs."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Holdings:
 
 
 def number(value: Number, what: str) -> Decimal:
-    """A finite number from 0 on, as it is written.
+    """A number from 0 on, as it is written: 0, or from `LEAST` to `MOST`.
 
     Raises
     ------
@@ -85,6 +87,8 @@ def number(value: Number, what: str) -> Decimal:
         raise DataError(
             f"{what}: {found} is no number from 0 on; debts and short sales are unknown"
         )
+    if found and not LEAST <= found <= MOST:
+        raise DataError(f"{what}: {found} is out of range (0, or {LEAST} to {MOST})")
     return found
 
 
@@ -120,6 +124,8 @@ def read_holdings(
     path = Path(path)
     shares, lots = _read(path)
     own = None if CASH in assets else shares.pop(CASH, None)
+    if own is not None and CASH in lots:
+        raise DataError(f"{path}: {CASH} has a lot, though it is money; leave that cell empty")
     if own is None and cash is None:
         raise ConfigError(f"{path}: says nothing of cash; add a row {CASH},0 or give --cash")
     if own is not None and cash is not None:

@@ -17,8 +17,17 @@ from finflow_sb3.errors import ArtefactError, DataError
 from finflow_sb3.market.anchor_fits import MOMENTUM_LOOKBACK
 from finflow_sb3.market.features import YEAR
 from finflow_sb3.market.prices import PriceTable
+from finflow_sb3.market.rounding import rounding_errors
 
-__all__ = ["age_of", "history_rows", "of_universe", "recent", "require_same_past", "up_to"]
+__all__ = [
+    "age_of",
+    "history_rows",
+    "last_move",
+    "of_universe",
+    "recent",
+    "require_plain_moves",
+    "require_same_past",
+]
 
 
 def of_universe(prices: PriceTable, assets: tuple[str, ...], run: Path) -> PriceTable:
@@ -41,26 +50,10 @@ def of_universe(prices: PriceTable, assets: tuple[str, ...], run: Path) -> Price
     return prices.select(assets)
 
 
-def up_to(prices: PriceTable, day: datetime.date | None) -> PriceTable:
-    """What was known at the close of this day; all of it where none is given.
-
-    Raises
-    ------
-    DataError
-        If the prices begin after it.
-    """
-    if day is None:
-        return prices
-    stop = int(np.searchsorted(prices.dates, np.datetime64(day), side="right"))
-    if stop == 0:
-        raise DataError(
-            f"{prices.source}: begins on {prices.dates[0]}, after --as-of {day}; give a later day"
-        )
-    return prices.rows(0, stop)
-
-
 def age_of(prices: PriceTable, today: datetime.date, max_age: int) -> int:
-    """Business days from the last row to `today`.
+    """Business days from the last row on which a price moved to `today`.
+
+    A row in which nothing moves is a holiday, or a copy of the day before under a newer date.
 
     Raises
     ------
@@ -73,13 +66,39 @@ def age_of(prices: PriceTable, today: datetime.date, max_age: int) -> int:
             f"{prices.source}: its last day, {last}, lies after today, {today}; correct the dates, "
             "or say with --as-of which day is meant"
         )
-    age = int(np.busday_count(last, np.datetime64(today)))
+    moved = last_move(prices)
+    age = int(np.busday_count(moved, np.datetime64(today)))
     if age > max_age:
+        day = f"its last day, {last}," if moved == last else f"its last day with a move, {moved},"
         raise DataError(
-            f"{prices.source}: its last day, {last}, is {age:,} business days before {today}, and "
-            f"--max-age is {max_age}; give newer prices, or say with --as-of which day is meant"
+            f"{prices.source}: {day} is {age:,} business days before {today}, and --max-age is "
+            f"{max_age}; give newer prices, or say with --as-of which day is meant"
         )
     return age
+
+
+def last_move(prices: PriceTable) -> np.datetime64:
+    """The last day on which any price was another than the day before; else the first day."""
+    moves = np.flatnonzero((prices.returns() != 0.0).any(axis=1))
+    return np.datetime64(prices.dates[moves[-1] if len(moves) else 0])
+
+
+def require_plain_moves(prices: PriceTable, since: np.datetime64, max_move: float) -> None:
+    """Refuse days after `since`, which nothing is compared with, that look like wrong prices.
+
+    Raises
+    ------
+    DataError
+        Naming the largest daily return beyond `max_move`.
+    """
+    moves = np.where((prices.dates > since)[:, None], prices.returns(), 0.0)
+    row, column = np.unravel_index(np.abs(moves).argmax(), moves.shape)
+    if abs(moves[row, column]) > max_move:
+        raise DataError(
+            f"{prices.source}: {prices.assets[column]} returned {moves[row, column]:.1%} on "
+            f"{prices.dates[row]}, beyond --max-move {max_move:.0%}; correct an unadjusted split "
+            "or a wrong price, or let it pass with --max-move"
+        )
 
 
 def require_same_past(
@@ -92,7 +111,8 @@ def require_same_past(
     Parameters
     ----------
     past : the run's prices, of the same assets
-    max_revision : largest difference between two daily returns that is let pass
+    max_revision : largest difference between two daily returns that is let pass, beside what
+        visible rounding of the closes explains
 
     Returns
     -------
@@ -140,15 +160,16 @@ def _compare(mine: PriceTable, theirs: PriceTable, run: Path, max_revision: floa
             f"in the prices that {run} was trained on, and not in both; give the same history"
         )
     here, there = mine.returns()[1:], theirs.returns()[1:]
-    apart = np.abs(here - there)
-    if apart.size == 0 or apart.max() <= max_revision:
+    room = max_revision + (rounding_errors(mine) + rounding_errors(theirs))[1:]
+    beyond = np.abs(here - there) - room
+    if beyond.size == 0 or beyond.max() <= 0.0:
         return
-    row, column = np.unravel_index(apart.argmax(), apart.shape)
-    days = int((apart > max_revision).any(axis=1).sum())
+    row, column = np.unravel_index(beyond.argmax(), beyond.shape)
+    days = int((beyond > 0.0).any(axis=1).sum())
     raise ArtefactError(
         f"{mine.source}: {mine.assets[column]} returned {here[row, column]:.4%} on "
         f"{mine.dates[row + 1]}, and {there[row, column]:.4%} in the prices that {run} was trained "
-        f"on ({days:,} of {len(apart):,} days differ); give the same past, or let revisions up to "
+        f"on ({days:,} of {len(beyond):,} days differ); give the same past, or let revisions up to "
         "a limit pass with --max-revision"
     )
 

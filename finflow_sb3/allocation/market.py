@@ -8,8 +8,15 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finflow_sb3.allocation.latest import age_of, of_universe, recent, require_same_past, up_to
-from finflow_sb3.allocation.terms import MAX_AGE, MAX_REVISION, Terms
+from finflow_sb3.allocation.latest import (
+    age_of,
+    last_move,
+    of_universe,
+    recent,
+    require_plain_moves,
+    require_same_past,
+)
+from finflow_sb3.allocation.terms import MAX_AGE, MAX_MOVE, MAX_REVISION, Terms
 from finflow_sb3.ensembles import Policies, Runs, load_policies
 from finflow_sb3.envs.observations import ObservedMarket, observe, with_interest
 from finflow_sb3.market.anchors import refit_rows
@@ -30,11 +37,21 @@ SHORT_PAST = 21
 
 
 def latest_market(
-    run: Runs, prices: str | Path | pd.DataFrame | PriceTable, as_of: datetime.date | str
+    run: Runs,
+    prices: str | Path | pd.DataFrame | PriceTable,
+    as_of: datetime.date | str,
+    *,
+    max_age: int = MAX_AGE,
+    max_revision: float = MAX_REVISION,
+    max_move: float = MAX_MOVE,
 ) -> ObservedMarket:
     """The market that `allocate` decides on: what `allocate` keeps of these prices, observed.
 
     Its last row is the day of the decision; it has no validation and no test split.
+
+    Parameters
+    ----------
+    max_age, max_revision, max_move : as for `allocate`
 
     Raises
     ------
@@ -42,7 +59,7 @@ def latest_market(
         As `allocate` does.
     """
     policies = load_policies(run)
-    terms = Terms.of(1, 0, None, as_of, MAX_AGE, MAX_REVISION)
+    terms = Terms.of(1, 0, None, as_of, max_age, max_revision, max_move)
     return observed_last(policies, latest_prices(policies, prices, terms)[0], Watch())
 
 
@@ -53,15 +70,18 @@ def latest_prices(
     settings, run = policies.settings, policies.runs[0]
     own = settings.market
     table = load_prices(
-        own.prices if source is None else source, max_gap=own.max_gap, partial=own.partial
+        own.prices if source is None else source,
+        max_gap=own.max_gap,
+        partial=own.partial,
+        until=terms.as_of if terms.cut else None,
     )
     table = with_interest(table, settings.env_kwargs.cash_rate)
     table = of_universe(table, policies.layout.assets, run)
-    table = up_to(table, terms.as_of if terms.cut else None)
     age = age_of(table, terms.as_of, terms.max_age)
     past = noted_prices(run)
     offset = require_same_past(table, past, run, terms.max_revision)
-    notes = _compared(table, past, run, offset)
+    require_plain_moves(table, past.dates[-1], terms.max_move)
+    notes = (*_compared(table, past, run, offset), *_moved(table))
     return recent(table, offset, own, run), age, notes
 
 
@@ -77,6 +97,14 @@ def _compared(
         f"{past.dates[-1]}: that they are of the same assets is hardly tested. Train it further "
         "with finflow finetune --resume and --prices.",
     )
+
+
+def _moved(prices: PriceTable) -> tuple[str, ...]:
+    """A warning where the last rows look like copies."""
+    moved, last = last_move(prices), prices.dates[-1]
+    if moved == last:
+        return ()
+    return (f"No price has moved since {moved}: look whether rows up to {last} are copies.",)
 
 
 def observed_last(policies: Policies, prices: PriceTable, watch: Watch) -> ObservedMarket:

@@ -122,6 +122,8 @@ def require_free(folder: Path) -> None:
     ConfigError
         Naming what is in it.
     """
+    if folder.resolve() == Path.cwd():
+        raise ConfigError(f"{folder}: is where this runs; give --out a folder of its own")
     if folder.is_dir():
         others = sorted(path.name for path in folder.iterdir() if path.name not in (ORDERS, WHOLE))
         if others:
@@ -134,7 +136,8 @@ def write_allocation(allocation: Allocation, folder: Path) -> Allocation:
     """`orders.csv` and `allocation.json` in a folder that is replaced as a whole."""
     require_free(folder)
     written = dataclasses.replace(allocation, folder=folder)
-    with whole_folder(folder) as new:
+    # A link is followed, and stays: else the folder that it points to would be lost sight of.
+    with whole_folder(folder.resolve()) as new:
         (new / ORDERS).write_text(_csv(written), "utf-8")
         text = json.dumps(written.as_dict(), indent=2, allow_nan=False)
         (new / WHOLE).write_text(text + "\n", "utf-8")

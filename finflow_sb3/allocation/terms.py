@@ -8,13 +8,15 @@ from decimal import Decimal
 
 from finflow_sb3.allocation.holdings import Number, money, number
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.market.rounding import SAME_RETURN
 
-__all__ = ["MAX_AGE", "MAX_REVISION", "Terms"]
+__all__ = ["MAX_AGE", "MAX_MOVE", "MAX_REVISION", "Terms"]
 
 MAX_AGE = 3
 """Business days: a weekend with a holiday on each side."""
-MAX_REVISION = 1e-4
-"""Closes come rounded: returns of the same day differ by this much at most."""
+MAX_REVISION = SAME_RETURN
+MAX_MOVE = 0.3
+"""A daily return beyond it is more often a split of 3 for 2, or a slip, than a day of a market."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Terms:
     cut : whether prices after it are left out; else there must be none
     max_age : business days that the last prices may be older
     max_revision : largest difference between a daily return now and in training
+    max_move : largest daily return after training
     """
 
     lot: Decimal
@@ -39,6 +42,7 @@ class Terms:
     cut: bool
     max_age: int
     max_revision: float
+    max_move: float
 
     @classmethod
     def of(
@@ -49,6 +53,7 @@ class Terms:
         as_of: datetime.date | str | None,
         max_age: int,
         max_revision: float,
+        max_move: float,
     ) -> Terms:
         smallest = number(lot, "--lot")
         if smallest == 0:
@@ -59,14 +64,19 @@ class Terms:
             raise ConfigError(f"--max-age: {max_age} is out of range (0 to inf)")
         if not max_revision >= 0.0:
             raise ConfigError(f"--max-revision: {max_revision} is out of range (0 to inf)")
+        if not max_move > 0.0:
+            raise ConfigError(f"--max-move: {max_move} is out of range (over 0, up to inf)")
         least = money(min_order, "--min-order")
         day = _day(as_of)
-        return cls(smallest, least, trade_rate, day, as_of is not None, max_age, max_revision)
+        cut = as_of is not None
+        return cls(smallest, least, trade_rate, day, cut, max_age, max_revision, max_move)
 
 
 def _day(as_of: datetime.date | str | None) -> datetime.date:
     if as_of is None:
         return datetime.date.today()
+    if isinstance(as_of, datetime.datetime):
+        return as_of.date()
     try:
         return datetime.date.fromisoformat(str(as_of))
     except ValueError:

@@ -13,13 +13,12 @@ from finflow_sb3.envs.observations import unscaled_blocks
 __all__ = ["decision_inputs"]
 
 
-def decision_inputs(batch: PortfolioBatch, partial: bool = False) -> dict[str, NDArray[np.float32]]:
+def decision_inputs(batch: PortfolioBatch) -> dict[str, NDArray[np.float32]]:
     """Inputs of an exported policy in the present states of B portfolios.
 
     Parameters
     ----------
     batch : on rows of its market, as `allocation.decision.standing` makes one for the last
-    partial : whether the run lets assets come and go, and the policy asks which are `tradable`
 
     Returns
     -------
@@ -34,7 +33,7 @@ def decision_inputs(batch: PortfolioBatch, partial: bool = False) -> dict[str, N
     for name, place in layout.slices.items():
         if place.start >= start:
             found[name] = own[:, place.start - start : place.stop - start]
-    if partial:
+    if market.settings.partial:
         tradable = batch.tradable()
         every = np.ones((batch.n_envs, layout.n_assets))
         found["tradable"] = every if tradable is None else tradable

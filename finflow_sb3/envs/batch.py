@@ -320,7 +320,9 @@ class PortfolioBatch:
         self._parts = None if parts is None else parts * self.value
         return done
 
-    def reached(self, target: Float, idle: Bool | None = None) -> Float:
+    def reached(
+        self, target: Float, idle: Bool | None = None, trade_rate: float | None = None
+    ) -> Float:
         """Weights [B, n+1] that a trade at this close ends with on its way to `target`.
 
         That is as far as `trade_rate`, the limits and the listing of assets let it; nothing is
@@ -329,13 +331,15 @@ class PortfolioBatch:
         Parameters
         ----------
         idle : shape [B], True where nothing is to be traded
+        trade_rate : the environment's own if not given
         """
+        rate = self.trade_rate if trade_rate is None else trade_rate
         if idle is not None:
             target = np.where(idle[:, None], self.held, target)
-        elif self.trade_rate == 1.0:
+        elif rate == 1.0:
             # What is held is not the caller's array: it may change, or be one row for all.
             target = np.broadcast_to(target, self.held.shape).copy()
-        target = accounting.move_towards(self.held, target, self.trade_rate)
+        target = accounting.move_towards(self.held, target, rate)
         target = constrain(self.held, target, self.limits)
         tradable = self.tradable()
         return target if tradable is None else sell_untradable(target, tradable)

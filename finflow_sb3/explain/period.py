@@ -143,19 +143,24 @@ def _period(
 ) -> tuple[int, Span]:
     """Where the backtest starts, and the rows of the period, the last return's among them."""
     dates = market.prices.dates
-    ends = [None if day is None else row_of(market, day) for day in (first, last)]
-    known = [row for row in ends if row is not None]
+    given = {"--from": first, "--to": last}
+    rows = {flag: row_of(market, day, flag) for flag, day in given.items() if day is not None}
     if split is not None:
         span = market.splits.named()[split]
-    elif known:
-        split, span = span_of(market, known[0])  # type: ignore[assignment]
+    elif rows:
+        flag, row = next(iter(rows.items()))
+        split, span = span_of(market, row, flag)  # type: ignore[assignment]
     else:
         split, span = "test", market.splits.test
-    low = span.start if ends[0] is None else ends[0]
-    high = span.stop - 1 if ends[1] is None else ends[1]
+    low, high = rows.get("--from", span.start), rows.get("--to", span.stop - 1)
+    if low >= high:
+        raise DataError(
+            f"--from, --to: {dates[low]} is not before {dates[high]}; give the first day and the "
+            "last of a period"
+        )
     if not span.start <= low < high < span.stop:
         raise DataError(
-            f"--from, --to: {dates[low]} to {dates[high]} are no two days in a row of the {split} "
-            f"split, {dates[span.start]} to {dates[span.stop - 1]}; give days of one split"
+            f"--from, --to: {dates[low]} to {dates[high]} do not lie in the {split} split, "
+            f"{dates[span.start]} to {dates[span.stop - 1]}; give days of one split"
         )
     return span.start, Span(low, high + 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from finflow_sb3.allocation.holdings import Holdings
 from finflow_sb3.ensembles import Policies, Runs, load_policies
 from finflow_sb3.envs.observations import TRADING_DAYS, ObservedMarket
 from finflow_sb3.evaluation.ensemble import Combination
@@ -13,7 +14,7 @@ from finflow_sb3.explain.attribution import Ledger
 from finflow_sb3.explain.decision import Explained, explain_decision
 from finflow_sb3.explain.document import as_document, json_bytes
 from finflow_sb3.explain.page import card_page
-from finflow_sb3.explain.state import read_holdings, replay, row_of, span_of, state_with
+from finflow_sb3.explain.state import replay, row_of, span_of, state_with, weights_of
 from finflow_sb3.explain.what_if import WhatIf
 from finflow_sb3.explain.words import two_lines
 from finflow_sb3.files import write_whole
@@ -44,7 +45,7 @@ def explain(
     date: str,
     *,
     prices: str | None = None,
-    holdings: str | Path | None = None,
+    holdings: Holdings | str | Path | None = None,
     what_if: WhatIf | None = None,
     days: int = TRADING_DAYS,
     combination: Combination | None = None,
@@ -62,7 +63,7 @@ def explain(
     runs : a run, an ensemble's folder, or several runs
     date : a trading day, as 2020-12-31
     prices : other prices of the same universe; the run's own if not given
-    holdings : CSV file with the columns asset and weight to use in the place of that portfolio;
+    holdings : to use in the place of that portfolio, as for `allocate`, at the closes of `date`;
         what came of the days before is left out then
     what_if : a question to answer in the card
     days : how many days before `date` the realised return is taken apart for, at most
@@ -83,7 +84,7 @@ def explain(
     policies, market = opened(runs, prices, combination, shrinkage, watch)
     env, row = policies.settings.env_kwargs, row_of(market, date)
     if holdings is not None:
-        held = read_holdings(Path(holdings), market.layout)
+        held = weights_of(holdings, market.prices.rows(0, row + 1))
         batch, attribution = state_with(market, env, row, held), None
     else:
         _, span = span_of(market, row)

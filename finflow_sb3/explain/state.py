@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import csv
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finflow_sb3.allocation.account import Account
+from finflow_sb3.allocation.holdings import Holdings, read_holdings
 from finflow_sb3.config import EnvSettings
 from finflow_sb3.ensembles import Policies
 from finflow_sb3.envs.batch import PortfolioBatch
@@ -18,17 +21,15 @@ from finflow_sb3.envs.observations import ObservedMarket
 from finflow_sb3.envs.simplex import gate_weights
 from finflow_sb3.errors import DataError
 from finflow_sb3.evaluation.backtest import lagged
-from finflow_sb3.market.layout import ObservationLayout
+from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.splits import Span
-from finflow_sb3.messages import remedy, shown
+from finflow_sb3.messages import shown
 
-__all__ = ["Asked", "ask", "read_holdings", "replay", "row_of", "span_of", "state_with", "step"]
+__all__ = ["Asked", "ask", "replay", "row_of", "span_of", "state_with", "step", "weights_of"]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 CASH = "cash"
-# Weights that add up to one in decimals need not in binary.
-ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,12 @@ def step(batch: PortfolioBatch, asked: Asked) -> None:
     batch.step_to(asked.target[None], asked.idle)
 
 
-def row_of(market: ObservedMarket, date: str) -> int:
+def row_of(market: ObservedMarket, date: str, flag: str = "--date") -> int:
     """The row of a trading day.
+
+    Parameters
+    ----------
+    flag : that says which day, for messages
 
     Raises
     ------
@@ -120,21 +125,21 @@ def row_of(market: ObservedMarket, date: str) -> int:
     """
     dates, first = market.prices.dates, market.splits.train.start
     try:
-        day = np.datetime64(date, "D")
+        day = np.datetime64(datetime.date.fromisoformat(date))
     except ValueError:
-        raise DataError(f"--date: {shown(date)} is no date; write it as 2020-12-31") from None
+        raise DataError(f"{flag}: {shown(date)} is no date; write it as 2020-12-31") from None
     row = int(np.searchsorted(dates, day))
     if day < dates[first] or row == len(dates):
-        raise DataError(f"--date: {day} lies outside the usable days {dates[first]} to {dates[-1]}")
+        raise DataError(f"{flag}: {day} lies outside the usable days {dates[first]} to {dates[-1]}")
     if dates[row] != day:
         raise DataError(
-            f"--date: {day} is no trading day; the ones beside it are {dates[row - 1]} and "
+            f"{flag}: {day} is no trading day; the ones beside it are {dates[row - 1]} and "
             f"{dates[row]}"
         )
     return row
 
 
-def span_of(market: ObservedMarket, row: int) -> tuple[str, Span]:
+def span_of(market: ObservedMarket, row: int, flag: str = "--date") -> tuple[str, Span]:
     """The split that a row lies in, and its rows.
 
     Raises
@@ -146,7 +151,7 @@ def span_of(market: ObservedMarket, row: int) -> tuple[str, Span]:
         if span.start <= row < span.stop:
             return name, span
     raise DataError(
-        f"--date: {market.prices.dates[row]} lies in no split (days between two are left out, so "
+        f"{flag}: {market.prices.dates[row]} lies in no split (days between two are left out, so "
         "that neither sees the other's returns); take a day nearby"
     )
 
@@ -196,47 +201,20 @@ def state_with(
     return batch
 
 
-def read_holdings(path: Path, layout: ObservationLayout) -> Float:
-    """Weights [n+1] from a CSV file with the columns asset and weight; the rest is cash.
+def weights_of(holdings: Holdings | str | Path, prices: PriceTable) -> Float:
+    """Weights [n+1] of a portfolio at the last close of these prices, cash last.
+
+    Parameters
+    ----------
+    holdings : or a CSV file of them, as `allocate` takes it
 
     Raises
     ------
     DataError
-        If a line cannot be used, with its number and remedy.
+        If they cannot be read, or hold what has no price.
+    ConfigError
+        If the file does not say how much cash there is.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a CSV file with the columns asset and weight")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.DictReader(file)
-        if not {"asset", "weight"} <= set(lines.fieldnames or ()):
-            raise DataError(f"{path}: has no columns asset and weight; name them in its first line")
-        names = (*layout.assets, CASH)
-        found: dict[str, float] = {}
-        for line in lines:
-            where = f"{path}: line {lines.line_num}"
-            name = (line["asset"] or "").strip()
-            if name not in names:
-                raise DataError(f"{where}: {shown(name)} is no asset; {remedy(name, names)}")
-            if name in found:
-                raise DataError(f"{where}: {name} is there twice; leave one line of it")
-            found[name] = _weight(line["weight"], where)
-    return _with_cash(found, names, path)
-
-
-def _weight(text: str | None, where: str) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0 + ROUNDING:
-        raise DataError(f"{where}: {shown(text)} is no weight; write a share from 0 to 1")
-    return value
-
-
-def _with_cash(found: dict[str, float], names: tuple[str, ...], path: Path) -> Float:
-    weights = np.array([found.get(name, 0.0) for name in names])
-    rest = 1.0 - weights.sum()
-    if rest < -ROUNDING or (CASH in found and rest > ROUNDING):
-        raise DataError(f"{path}: weights add up to {weights.sum():g}; make them add up to 1")
-    weights[-1] += max(rest, 0.0)
-    return np.asarray(weights / weights.sum())
+    if not isinstance(holdings, Holdings):
+        holdings = read_holdings(holdings, None, prices.assets)
+    return Account.of(holdings, prices, Decimal(1)).weights

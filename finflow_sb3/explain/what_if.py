@@ -110,7 +110,7 @@ def answer(
             raise ConfigError(
                 f"--features: {shown(block)} is no group of features; {remedy(block, known)}"
             )
-    blocks = what_if.blocks or known
+    blocks = tuple(dict.fromkeys(what_if.blocks)) or known
     places = varied(layout, blocks)
     features = tuple(f for f in feature_names(layout) if f.block in blocks)
     low, high = ranges(market, row, places, features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import logging
 from collections.abc import Sequence
@@ -57,6 +58,13 @@ class Panel:
     cash_rate: Float | None = None
     filled: dict[str, int] = field(default_factory=dict)
     survivorship: bool = False
+
+    def up_to(self, day: datetime.date) -> Panel:
+        """What was known at the close of this day."""
+        stop = int(np.searchsorted(self.dates, np.datetime64(day), side="right"))
+        rate = None if self.cash_rate is None else self.cash_rate[:stop]
+        values = {name: table[:stop] for name, table in self.values.items()}
+        return replace(self, dates=self.dates[:stop], values=values, cash_rate=rate)
 
 
 def to_panel(raw: RawTable, assets: Sequence[str] | None = None) -> Panel:

@@ -9,7 +9,7 @@ from finflow_sb3.errors import DataError
 from finflow_sb3.market.forms import Panel
 from finflow_sb3.market.listing import listed_days
 
-__all__ = ["fill_gaps"]
+__all__ = ["fill_gaps", "require_prices"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -24,18 +24,18 @@ def fill_gaps(panel: Panel, max_gap: int, partial: bool = False) -> tuple[Float,
 
     Parameters
     ----------
-    partial : let assets start or end inside the table
+    partial : let assets start or end inside the table, or have no price in it at all
 
     Raises
     ------
     DataError
-        If an asset has a gap longer than `max_gap` rows or no price at all, or, without
-        `partial`, starts or ends inside the table.
+        If an asset has a gap longer than `max_gap` rows, or, without `partial`, no price at all
+        or only from or up to a day inside the table.
     """
     close = panel.values["close"]
     present = ~np.isnan(close)
-    _check_any(panel, present)
     if not partial:
+        require_prices(panel)
         _check_span(panel, present)
     listed = listed_days(present)
     rows = np.arange(len(close))[:, None]
@@ -54,9 +54,10 @@ def fill_gaps(panel: Panel, max_gap: int, partial: bool = False) -> tuple[Float,
     return np.take_along_axis(close, last, axis=0), filled, listed
 
 
-def _check_any(panel: Panel, present: Bool) -> None:
-    for j, asset in enumerate(panel.assets):
-        if not present[:, j].any():
+def require_prices(panel: Panel) -> None:
+    """Refuse an asset without any price."""
+    for asset, missing in zip(panel.assets, np.isnan(panel.values["close"]).all(0), strict=True):
+        if missing:
             raise DataError(f"{panel.name}: asset {asset!r} has no prices at all; drop it")
 
 

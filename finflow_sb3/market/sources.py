@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import importlib.util
 import os
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from finflow_sb3.errors import ConfigError, DataError
 from finflow_sb3.market.forms import Panel, chosen_assets, to_panel
-from finflow_sb3.market.gaps import fill_gaps
+from finflow_sb3.market.gaps import fill_gaps, require_prices
 from finflow_sb3.market.prices import PriceTable
 from finflow_sb3.market.readers import FILE_ENDINGS, METADATA, read_file, read_frame
 from finflow_sb3.market.yahoo import PREFIX, download
@@ -46,6 +47,7 @@ def load_prices(
     max_gap: int = 5,
     partial: bool = False,
     cash_rate: float | ArrayLike | None = None,
+    until: datetime.date | None = None,
 ) -> PriceTable:
     """Load a universe's daily prices and check every one of them.
 
@@ -71,6 +73,9 @@ def load_prices(
         price. Otherwise such an asset is refused. A `PriceTable` keeps what it says itself.
     cash_rate : float or array_like of shape [T], optional
         Simple daily rate of cash. By default the source's own, else 0.
+    until : date, optional
+        Last day to keep: what comes after it fills no gap and lists no asset. (Cells that are no
+        numbers or dates are refused all the same.) A `PriceTable` is cut as it is.
 
     Returns
     -------
@@ -87,10 +92,16 @@ def load_prices(
         raise ConfigError(f"max_gap: {max_gap} is out of range (0 to inf)")
     if isinstance(source, PriceTable):
         chosen = chosen_assets(source.source, source.assets, assets)
-        return _with_cash(source.select(chosen), cash_rate)
+        return _with_cash(_cut(source, until).select(chosen), cash_rate)
     panel = _panel(source, assets, partial)
+    require_prices(panel)
+    if until is not None:
+        panel = panel.up_to(until)
     if len(panel.dates) < 2:
-        raise DataError(f"{panel.name}: has {len(panel.dates)} row of prices; give at least 2 days")
+        when = "" if until is None else f" up to {until}"
+        raise DataError(
+            f"{panel.name}: has {len(panel.dates)} rows of prices{when}; give at least 2 days"
+        )
     close, filled, listed = fill_gaps(panel, max_gap, partial)
     before = np.array([panel.filled.get(a, 0) for a in panel.assets], dtype=np.int64)
     table = PriceTable(
@@ -108,6 +119,15 @@ def load_prices(
         listed=listed,
     )
     return _with_cash(table, panel.cash_rate if cash_rate is None else cash_rate)
+
+
+def _cut(table: PriceTable, until: datetime.date | None) -> PriceTable:
+    if until is None:
+        return table
+    stop = int(np.searchsorted(table.dates, np.datetime64(until), side="right"))
+    if stop < 2:
+        raise DataError(f"{table.source}: has {stop} rows up to {until}; give at least 2 days")
+    return table.rows(0, stop)
 
 
 def _panel(source: str | Path | pd.DataFrame, assets: Sequence[str] | None, partial: bool) -> Panel:

@@ -131,7 +131,7 @@ def table(source: str, partial: bool, split: Any) -> None:
     market = observe_source(source, MarketSettings(partial=partial), EnvSettings())
     span = split_span(market, split)
     cash = market.prices.cash_rate[span.start + 1 : span.stop]
-    days = market.prices.dates[[span.start, span.stop - 1]]
+    days = span.return_dates(market.prices.dates)
     print(f"{len(market.prices.assets)} assets, {days[0]} to {days[1]}\n")
     there = {curve.name for curve in baselines(market, span, market.env, COMPARED)}
     rules = [rule for rule in RULES if rule in there]

@@ -9,13 +9,13 @@ import typer
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.ensembles import Combine, RunFolders, Shrink
-from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.options import Shared, only_shared
 from finflow_sb3.cli.runs import refuse_flags
 
 __all__ = ["command"]
 
 
-@shared_options
+@only_shared("prices")
 def command(
     shared: Shared,
     runs: RunFolders,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finflow_sb3.cli.console import out, print_error, print_json
-from finflow_sb3.cli.options import Shared, shared_options, shared_settings
+from finflow_sb3.cli.options import Shared, only_shared, shared_options, shared_settings
 from finflow_sb3.cli.runs import refuse_flags
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ app = typer.Typer(
     help="List and verify checkpoints; exchange them with Stable-Baselines3.", no_args_is_help=True
 )
 
-Run = Annotated[Path, typer.Argument(help="Folder of a fine-tuning run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fine-tuning run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -56,7 +56,7 @@ def verify_command(run: Run, as_json: Json = False) -> None:
 
 
 @app.command("export")
-@shared_options
+@only_shared()
 def export_command(
     shared: Shared,
     run: Run,

@@ -30,7 +30,11 @@ def command(
     ] = None,
     save_path: Annotated[
         Path | None,
-        typer.Option(help="File to write, .h5 or .npz.", show_default="the cache"),
+        typer.Option(
+            metavar="FILE",
+            help="File to write: .h5; .npz loses the market (for other libraries).",
+            show_default="the cache",
+        ),
     ] = None,
     n_envs: Annotated[int | None, typer.Option(help="Portfolios in the batch.")] = None,
     behaviours: Annotated[

@@ -30,7 +30,9 @@ OwnerOfKeys = Annotated[
     str | None,
     typer.Option("--algo", help="Owner of bare keys such as gamma.", show_default="the file's"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.", show_default=False)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout.", show_default=False)
+]
 NAMED = "A YAML file, the folder of a run, a preset, or `packaged`."
 
 
@@ -74,7 +76,9 @@ def _resolved(shared: Shared, algo: str) -> tuple[Resolved, PlainArguments | Non
 
 @app.command("validate")
 def validate(
-    file: Annotated[Path, typer.Argument(help="A YAML file, or the folder of a run.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A YAML file, or the folder of a run.")
+    ],
     algo: OwnerOfKeys = None,
     json: Json = False,
 ) -> None:
@@ -92,8 +96,8 @@ def validate(
 
 @app.command("diff")
 def diff(
-    a: Annotated[str, typer.Argument(help=NAMED)],
-    b: Annotated[str, typer.Argument(help=NAMED)],
+    a: Annotated[str, typer.Argument(metavar="A", help=NAMED)],
+    b: Annotated[str, typer.Argument(metavar="B", help=NAMED)],
     algo: OwnerOfKeys = None,
     json: Json = False,
 ) -> None:

@@ -25,7 +25,10 @@ app = typer.Typer(
 READERS = {"minari": "Minari", "d3rlpy": "d3rlpy", "npz": "NumPy"}
 
 Source = Annotated[
-    str, typer.Argument(help="us20, a CSV, CSV.gz or Parquet file, or yahoo:SYMBOL,...")
+    str,
+    typer.Argument(
+        metavar="PRICES", help="us20, a CSV, CSV.gz or Parquet file, or yahoo:SYMBOL,..."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 MaxGap = Annotated[
@@ -96,7 +99,9 @@ def import_command(
 
 @app.command("describe")
 def describe_command(
-    dataset: Annotated[Path, typer.Argument(help="File of finflow collect, .h5.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="File of finflow collect, .h5.")
+    ],
     prices: Annotated[
         str | None,
         typer.Option(help="Prices it was collected on, for dates.", show_default="us20 if it was"),
@@ -143,12 +148,15 @@ def _described(dataset: Path, prices: str | None) -> Description:
 
 @app.command("export")
 def export_command(
-    source: Annotated[Path, typer.Argument(help="File of finflow collect.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="File of finflow collect, .h5.")
+    ],
     target: Annotated[
         str,
         typer.Argument(
+            metavar="TARGET",
             help="minari:ID for Minari's local store, a folder for Minari elsewhere, a file ending "
-            "in .h5 for d3rlpy or in .npz."
+            "in .h5 for d3rlpy or in .npz.",
         ),
     ],
     as_json: Json = False,
@@ -159,7 +167,7 @@ def export_command(
     silence_gym_notice()
     from finflow_sb3.offline.export import export_dataset
 
-    exported = export_dataset(source, target)
+    exported = export_dataset(dataset, target)
     if as_json:
         print_json(exported)
         return

@@ -16,7 +16,7 @@ __all__ = ["Combine", "RunFolders", "Seeds", "Shrink", "check_all_trained", "tog
 
 RunFolders = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", help="A run, an ensemble, or several runs to act as one."),
+    typer.Argument(metavar="RUN", help="A run, an ensemble, or several runs to act as one."),
 ]
 Combine = Annotated[
     Literal["mean", "median", "validation"] | None,

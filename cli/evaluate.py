@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finflow_sb3.cli.console import print_json
 from finflow_sb3.cli.ensembles import Combine, RunFolders, Shrink
-from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.options import Shared, only_shared
 from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 MAY_CHANGE = ("evaluation.", "market.partial")
 
 
-@shared_options
+@only_shared("prices", "config", "param")
 def command(
     shared: Shared,
     runs: RunFolders,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from finflow_sb3.cli.console import out, print_json
 from finflow_sb3.cli.ensembles import Combine, RunFolders, Shrink
-from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.options import Shared, only_shared
 from finflow_sb3.cli.runs import refuse_flags
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.quiet import silence_gym_notice
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@shared_options
+@only_shared("prices")
 def command(
     shared: Shared,
     runs: RunFolders,

@@ -9,7 +9,7 @@ import typer
 
 from finflow_sb3.cli.console import out, print_json
 from finflow_sb3.cli.ensembles import Combine, RunFolders, Shrink
-from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.options import Shared, only_shared
 from finflow_sb3.cli.runs import refuse_flags
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@shared_options
+@only_shared()
 def command(
     shared: Shared,
     runs: RunFolders,

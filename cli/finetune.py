@@ -74,7 +74,11 @@ def command(
     resume: Resume = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="Offline data to mix in.", show_default="collected if needed"),
+        typer.Option(
+            metavar="FILE",
+            help="File of finflow collect, to mix in.",
+            show_default="collected if needed, or from the cache",
+        ),
     ] = None,
     behaviour: OwnRules = None,
     n_timesteps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import typing
@@ -17,7 +18,7 @@ from finflow_sb3.cli.console import set_quiet
 if TYPE_CHECKING:
     from finflow_sb3.config import Settings
 
-__all__ = ["Shared", "shared_options", "shared_settings", "shared_sources"]
+__all__ = ["Shared", "only_shared", "shared_options", "shared_settings", "shared_sources"]
 
 
 def _option(*names: str, help: str, **details: Any) -> Any:
@@ -33,7 +34,7 @@ class Shared:
         _option(
             "--env",
             envvar="FINFLOW_ENV",
-            help="Environment id, a top key of the files.",
+            help="Environment id: the top key of a settings file whose entries apply.",
             show_default="the one in --config, else finflow/US20-v0",
         ),
     ] = None
@@ -47,7 +48,12 @@ class Shared:
     ] = None
     param: Annotated[
         list[str] | None,
-        _option("--param", "-p", metavar="KEY:VALUE", help="One setting, as in cql_alpha:10."),
+        _option(
+            "--param",
+            "-p",
+            metavar="KEY:VALUE",
+            help="One setting, KEY:VALUE or SECTION.KEY:VALUE, as cql_alpha:10; repeatable.",
+        ),
     ] = None
     preset: Annotated[
         str | None,
@@ -66,13 +72,30 @@ class Shared:
     ] = False
 
 
-def shared_options(function: Callable[..., None]) -> Callable[..., None]:
+def only_shared(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As `shared_options`, for a command that goes by a run's own settings.
+
+    It shows the options of these names, ``--json`` and ``--quiet``. The others are parsed, for
+    `finflow_sb3.cli.runs.refuse_flags` to say why they have no effect.
+    """
+    return functools.partial(shared_options, shown=(*names, "json", "quiet"))
+
+
+def shared_options(
+    function: Callable[..., None], shown: tuple[str, ...] | None = None
+) -> Callable[..., None]:
     """Give a command the shared options; it gets them as its first argument, a `Shared`.
 
     ``@shared_options`` on ``def command(shared: Shared, epochs: Epochs = None) -> None`` makes
     a command with ``--epochs`` and all shared options.
+
+    Parameters
+    ----------
+    shown : names of those that ``--help`` shows; all if None
     """
     hints = typing.get_type_hints(Shared, include_extras=True)
+    if shown is not None:
+        hints = {name: hint if name in shown else _hidden(hint) for name, hint in hints.items()}
     names = [field.name for field in fields(Shared)]
 
     @functools.wraps(function)
@@ -97,6 +120,14 @@ def shared_options(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def _hidden(hint: Any) -> Any:
+    """The type and option of `hint`, without a line in ``--help``."""
+    kind, option = typing.get_args(hint)
+    option = copy.copy(option)
+    option.hidden = True
+    return Annotated[kind, option]
 
 
 def shared_settings(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finflow_sb3.cli.console import out, print_json
-from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.options import Shared, only_shared
 from finflow_sb3.cli.runs import refuse_flags
 
 if TYPE_CHECKING:
@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@shared_options
+@only_shared()
 def command(
     shared: Shared,
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, of both kinds.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders of runs, of both kinds.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Where to write.", show_default="report in the first run"
+            "--out",
+            "--output",
+            metavar="FOLDER",
+            help="Where to write.",
+            show_default="report in the first run",
         ),
     ] = None,
     smooth: Annotated[

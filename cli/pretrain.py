@@ -41,8 +41,8 @@ def command(
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|minari:ID",
-            help="File of finflow collect; or a dataset without a market: Minari's, d3rlpy's or "
+            metavar="FILE",
+            help="File of finflow collect; or a dataset without a market: minari:ID, d3rlpy's or "
             ".npz.",
             show_default="collected, or from the cache",
         ),

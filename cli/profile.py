@@ -29,7 +29,13 @@ def command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the trace.", show_default="logs/profile/<env>_<n>"),
+        typer.Option(
+            "--out",
+            "--output",
+            metavar="FOLDER",
+            help="Folder for the trace.",
+            show_default="logs/profile/<env>_<n>",
+        ),
     ] = None,
     updates_warmup: Annotated[
         int, typer.Option(min=0, help="Updates before the first that is timed.")

@@ -38,7 +38,7 @@ OwnRules = Annotated[
     typer.Option(
         "--behaviour",
         metavar="MODULE:FUNCTION",
-        help="A rule of your own, which takes turns with --behaviours; repeat it for several.",
+        help="A rule of your own, which takes turns with those of collect.behaviours; repeatable.",
     ),
 ]
 

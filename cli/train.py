@@ -75,7 +75,11 @@ def train_command(
     ] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="File of finflow collect.", show_default="collected, or from the cache"),
+        typer.Option(
+            metavar="FILE",
+            help="File of finflow collect.",
+            show_default="collected, or from the cache",
+        ),
     ] = None,
     behaviour: OwnRules = None,
     seeds: Seeds = None,

@@ -45,7 +45,8 @@ def command(
         int, typer.Option(min=1, help="Stretches before the test split, each judged by itself.")
     ] = 1,
     pretrained: Annotated[
-        Path | None, typer.Option(help="Tune the fine-tuning of this pretrained run.")
+        Path | None,
+        typer.Option(metavar="RUN", help="Tune the fine-tuning of this pretrained run."),
     ] = None,
     n_timesteps: Annotated[
         int | None, typer.Option(min=1, help="Environment steps of each training.")

@@ -9,16 +9,18 @@ from typing import Annotated
 import typer
 
 from finflow_sb3.cli.console import out, print_json
-from finflow_sb3.cli.options import Shared, shared_options
+from finflow_sb3.cli.options import Shared, only_shared
 from finflow_sb3.cli.runs import refuse_flags
 
 __all__ = ["command"]
 
 
-@shared_options
+@only_shared()
 def command(
     shared: Shared,
-    run: Annotated[Path, typer.Argument(help="Folder of a run that is going on, or was.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run that is going on, or was.")
+    ],
     once: Annotated[
         bool, typer.Option("--once", help="Print it once and end.", show_default=False)
     ] = False,

@@ -11,7 +11,7 @@ SMALL = Path(__file__).with_name("small.yml")
 """Settings with which every stage takes seconds, and learns next to nothing."""
 
 
-def write_prices(path: Path = Path("prices.csv"), assets: str = "ABCDE", days: int = 800) -> Path:
+def write_prices(path: Path = Path("made_up.csv"), assets: str = "ABCDE", days: int = 800) -> Path:
     """A wide CSV of correlated random walks; bring a file of your own in its place."""
     rng = np.random.default_rng(0)
     common = rng.normal(0.0003, 0.006, size=(days, 1))

@@ -51,7 +51,7 @@ def backtest_baselines(
     return Backtested(
         prices=settings.market.prices,
         split=split,
-        dates=span.dates(market.prices.dates),
+        dates=span.return_dates(market.prices.dates),
         measures=measured(curves, market.prices.cash_rate[span.start + 1 : span.stop]),
         notes=remarks(curves, market.prices.assets, settings.evaluation),
     )

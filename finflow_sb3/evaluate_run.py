@@ -97,7 +97,7 @@ def evaluate(
         policy=policies.name,
         report=paths.index,
         verdict=paths.verdict.sentence,
-        dates=span.dates(market.prices.dates),
+        dates=span.return_dates(market.prices.dates),
         measures=measured([*curves, *others], cash),
         break_even=fees,
         notes=notes,

@@ -115,6 +115,7 @@ class Evaluated:
 
     Attributes
     ----------
+    dates : first and last day of the returns
     break_even : fees at which the policy's edge over equal weight is gone, by lag and measure
     notes : what a reader has to know of the baselines, one sentence each
     """
@@ -136,7 +137,8 @@ class Backtested:
     Attributes
     ----------
     prices : that they traded, as settings name them
-    split, dates : the period
+    split : the period
+    dates : first and last day of its returns
     notes : what a reader has to know of the rules, one sentence each
     """
 

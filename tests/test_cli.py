@@ -183,6 +183,38 @@ def test_environment(tmp_path: Path, args: list[str], env: dict[str, str], expec
     assert found["env"] == expected
 
 
+GOES_BY_ITS_RUN = {
+    "watch RUN": (),
+    "plot RUN": (),
+    "export RUN --onnx policy.onnx": (),
+    "checkpoint export RUN model.zip": (),
+    "allocate RUN": ("prices",),
+    "explain RUN --date 2020-12-31": ("prices",),
+    "evaluate RUN": ("prices", "config", "param"),
+}
+"""Commands that go by a run's own settings, and the shared options that have an effect there."""
+
+
+@pytest.mark.parametrize("line", GOES_BY_ITS_RUN)
+def test_options_without_an_effect_are_not_shown_and_refused_with_a_reason(line: str) -> None:
+    words = line.split()
+    described = run(*words[: words.index("RUN")], "--help").stdout
+    values = {"param": "fee:0.1", "seed": "3"}
+    for field in dataclasses.fields(Shared):
+        flag = f"--{field.name.replace('_', '-')}"
+        shown = field.name in (*GOES_BY_ITS_RUN[line], "json", "quiet")
+        assert (f" {flag} " in described) == shown, flag
+        if not shown:
+            result = run(*words, flag, values.get(field.name, "x"))
+            assert result.exit_code == 1, flag
+            assert f"leave out {flag}" in result.stderr
+
+
+def test_variables_do_not_count_as_flags_that_were_given() -> None:
+    result = run("watch", "none", FINFLOW_ENV="finflow/Portfolio-v0", FINFLOW_PRESET="stable")
+    assert result.exit_code == 1 and "no such run" in result.stderr
+
+
 def test_command_gets_shared_options_first_and_its_own_flags() -> None:
     seen = []
     small = typer.Typer()

@@ -26,6 +26,7 @@ OWNERS = {"pretrain": "iql", "collect": None, "train": None, "benchmark": None}
 """Whose a bare key is in commands that are not CQSAC's."""
 SPACE = re.compile(r'^```yaml title="space.yml"\n(.*?)^```', re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```.*?^```|`[^`]+`", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -109,6 +110,12 @@ def test_yaml_blocks_resolve(code: str, tmp_path: Path) -> None:
     path = tmp_path / "settings.yml"
     path.write_text(code)
     assert resolve(algo="cqsac", files=[path]).as_dict() != resolve(algo="cqsac").as_dict()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_braces_stand_in_code(page: Path) -> None:
+    """The site would take others for attributes of what stands before them, and drop them."""
+    assert not re.findall(r"\{[^}\n]*\}", CODE.sub("", page.read_text("utf-8")))
 
 
 def spaces() -> list[tuple[str, str]]:

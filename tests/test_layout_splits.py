@@ -120,6 +120,7 @@ def test_dates_are_the_last_days(purge: int) -> None:
     assert splits.validation == Span(501, 701 - purge)
     assert splits.test == Span(701, 1000)
     assert splits.train.dates(DATES) == (str(DATES[100]), str(DATES[500 - purge]))
+    assert splits.train.return_dates(DATES) == (str(DATES[101]), str(DATES[500 - purge]))
 
 
 def test_a_weekend_counts_as_the_friday_before() -> None:

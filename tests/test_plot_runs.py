@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written(runs: list[Path], tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("quick")
 def test_the_command(runs: list[Path], tmp_path: Path) -> None:
-    flags = ["--output", str(tmp_path / "out"), "--smooth", "5"]
+    flags = ["--out", str(tmp_path / "out"), "--smooth", "5"]
     runner = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"})
     result = runner.invoke(app, ["plot", *map(str, runs), *flags])
     assert result.exit_code == 0, result.stderr

@@ -102,6 +102,9 @@ def test_every_command_has_a_section_with_its_options(name: str, command: object
             placeholder = (param.metavar or param.name).upper()
             assert re.search(rf"^\| `\[?{re.escape(placeholder)}", section, re.MULTILINE)
             continue
+        if param.hidden:
+            assert f"`{param.opts[0]}`" not in section
+            continue
         table = section if param.rich_help_panel is None else shared
         for option in [*param.opts, *param.secondary_opts]:
             assert f"`{option}`" in table

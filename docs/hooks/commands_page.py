@@ -45,15 +45,25 @@ def _walk(name: str, group: Any) -> Iterator[tuple[str, Any]]:
 
 def _section(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    own = [p for p in command.params if p.param_type_name == "option" and not _is_shared(p)]
-    shared = any(_is_shared(p) for p in command.params)
+    options = [p for p in command.params if p.param_type_name == "option"]
+    own = [p for p in options if not _is_shared(p)]
     usage = " ".join([name, *map(_placeholder, arguments), "[OPTIONS]"])
     parts = [f"## {name}", _text(command.help), f"```text\n{usage}\n```"]
     if arguments or own:
         parts.append(options_table([*arguments, *own]))
-    if shared:
-        parts.append("And the [shared options](#shared-options).")
+    parts += _shared(list(filter(_is_shared, options)))
     return "\n\n".join(parts)
+
+
+def _shared(options: list[Any]) -> list[str]:
+    """Which of the shared options a command takes, in words."""
+    if not options:
+        return []
+    shown = [f"`{p.opts[0]}`" for p in options if not p.hidden]
+    if len(shown) == len(options):
+        return ["And the [shared options](#shared-options)."]
+    names = f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return [f"And {names} of the [shared options](#shared-options)."]
 
 
 def options_table(params: list[Any]) -> str:

@@ -29,6 +29,10 @@ class Span:
     def dates(self, dates: NDArray[np.datetime64]) -> tuple[str, str]:
         return str(dates[self.start]), str(dates[self.stop - 1])
 
+    def return_dates(self, dates: NDArray[np.datetime64]) -> tuple[str, str]:
+        """First and last day on which a decision of the span has earned its return."""
+        return str(dates[self.start + 1]), str(dates[self.stop - 1])
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -14,12 +14,14 @@ from finflow_sb3.ensembles import PLAN, new_ensemble, write_members
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
 from finflow_sb3.evaluation.ensemble import Combination
+from finflow_sb3.files import present
 from finflow_sb3.offline.own_rules import GivenRule
 from finflow_sb3.pipeline import Mode, train
 from finflow_sb3.pretrain.artefact import read_json, write_json
 from finflow_sb3.results import Evaluated, Trained, Watch
 from finflow_sb3.resuming import continue_training
 from finflow_sb3.runs.folder import RunFolder
+from finflow_sb3.runs.status import read_status
 
 __all__ = ["TrainedEnsemble", "continue_ensemble", "is_ensemble", "train_ensemble"]
 
@@ -144,12 +146,10 @@ def _trained(
         noting = _Noting(watch, folder.path, plan, member)
         own = settings.replace(run={"seed": member.seed})
         watch.remark(f"Seed {member.seed}, {seeds.index(member.seed) + 1} of {len(seeds)}:")
-        found = _train_member(folder.path, plan, member, own, noting, behaviours)
-        last = found.finetuned or found.pretrained
-        assert last is not None
-        if not last.finished:
-            return TrainedEnsemble(folder.path, seeds, _ended(folder.path, plan), last.run)
-        member.runs, member.finished = [_from(folder.path, last.run)], True
+        last, finished = _train_member(folder.path, plan, member, own, noting, behaviours)
+        if not finished:
+            return TrainedEnsemble(folder.path, seeds, _ended(folder.path, plan), last)
+        member.runs, member.finished = [_from(folder.path, last)], True
         plan.write(folder.path)
     members = _ended(folder.path, plan)
     write_members(folder.path, members, plan.combination, plan.shrinkage)
@@ -164,14 +164,23 @@ def _train_member(
     settings: Settings,
     watch: Watch,
     behaviours: Sequence[GivenRule],
-) -> Trained:
-    """Go on with the member's last run that has something to go on from, or begin."""
+) -> tuple[Path, bool]:
+    """Go on with the member's last run that has something to go on from, or begin.
+
+    Returns
+    -------
+    its last run, and whether that has come to its end
+    """
     for name in reversed(member.runs):
         run = folder / name
+        if _is_at_its_end(run):
+            return run, True
         if any((run / "checkpoints").glob("*")):
-            return continue_training(run, watch, behaviours=behaviours, report=False)
+            found = continue_training(run, watch, behaviours=behaviours, report=False)
+            # It says nothing of pretraining that was complete, with nothing to follow it.
+            return _last(found) or (run, True)
     member.runs = []
-    return train(
+    begun = train(
         settings,
         plan.mode,
         plan.dataset,
@@ -180,6 +189,27 @@ def _train_member(
         behaviours=behaviours,
         report=False,
     )
+    last = _last(begun)
+    assert last is not None
+    return last
+
+
+def _last(trained: Trained) -> tuple[Path, bool] | None:
+    """The last run of what was trained, and whether it has come to its end."""
+    stage = trained.finetuned or trained.pretrained
+    return None if stage is None else (stage.run, stage.finished)
+
+
+def _is_at_its_end(run: Path) -> bool:
+    """Whether this is a fine-tuning that has ended; going on would train one further that ended
+    early, for want of improvement.
+    """
+    folder = RunFolder(run)
+    status = read_status(folder.status)
+    if status is None or status.stage != "fine-tuning" or status.state != "finished":
+        return False
+    # A run that keeps no best writes its policy after that, and may have been killed before.
+    return present(folder.best).is_dir() or present(folder.last).is_dir()
 
 
 class _Noting(Watch):
@@ -187,8 +217,10 @@ class _Noting(Watch):
 
     def __init__(self, watch: Watch, folder: Path, plan: _Plan, member: _Member):
         self.watch, self.folder, self.plan, self.member = watch, folder, plan, member
-        for name in ("progress", "epoch", "seeded", "warned", "remark"):
-            setattr(self, name, getattr(watch, name))
+        # Whatever a watch may hear; a list of names would leave out what is added to it later.
+        for name in vars(Watch):
+            if not name.startswith("_") and name != "started":
+                setattr(self, name, getattr(watch, name))
 
     def started(self, run: Path) -> None:
         name = _from(self.folder, run)

@@ -1,0 +1,92 @@
+"""Training of ensembles: stops at moments that leave little, failures, and damaged plans."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from pipeline_fixtures import tiny_settings
+
+from finflow_sb3 import ensemble_training
+from finflow_sb3.config import Settings
+from finflow_sb3.ensemble_training import continue_ensemble, train_ensemble
+from finflow_sb3.pipeline import Mode
+from finflow_sb3.results import Watch
+
+
+@pytest.fixture(autouse=True)
+def _not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation takes longer than all else here, and has its own tests."""
+    monkeypatch.setattr(ensemble_training, "evaluate", lambda *_, **__: None)
+
+
+def online(folder: Path, **monitor: Any) -> Settings:
+    """Fine-tuning from scratch, which validates after every episode."""
+    often = {"evaluate_interval": 1}
+    return tiny_settings(folder, monitor=monitor, run=often)
+
+
+def killed_before_the_last_note(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, mode: Mode
+) -> Path:
+    """The folder of two members that are both trained; the plan does not say so of the second."""
+    write = ensemble_training.write_json
+
+    def note(path: Path, content: dict[str, Any]) -> None:
+        if all(member["finished"] for member in content["members"]):
+            raise KeyError("killed")
+        write(path, content)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
+        patched.setattr(ensemble_training, "write_json", note)
+        train_ensemble(settings, 2, mode)
+    (folder,) = (Path(settings.run.log_dir) / "ensemble").iterdir()
+    return folder
+
+
+def written(settings: Settings) -> dict[str, str]:
+    """Hashes of what all runs have learned, and of all that they told of it on the way."""
+    logs = Path(settings.run.log_dir)
+    files = [*logs.rglob("metrics.jsonl"), *logs.rglob("best/weights.safetensors")]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("mode", ["full", "offline", "online"])
+def test_a_stop_after_the_last_member_has_ended_changes_nothing(
+    mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(tmp_path)
+    folder = killed_before_the_last_note(monkeypatch, settings, mode)
+    before = written(settings)
+    found = continue_ensemble(folder)
+    assert found.finished
+    assert written(settings) == before
+    assert continue_ensemble(folder) == found
+
+
+def test_a_member_that_ended_early_is_not_trained_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"annual_return": 0.0, "max_drawdown": 0.0, "turnover": 0.0, "excess": 0.0}
+    monkeypatch.setattr(
+        "finflow_sb3.training.callbacks.validate", lambda *_: {"sharpe": 0.5, **figures}
+    )
+    settings = online(tmp_path, patience=2)
+    folder = killed_before_the_last_note(monkeypatch, settings, "online")
+    before = written(settings)
+    assert continue_ensemble(folder).finished
+    assert written(settings) == before
+
+
+def test_all_that_a_member_tells_is_passed_on(tmp_path: Path) -> None:
+    watch = MagicMock(spec=Watch)
+    train_ensemble(online(tmp_path), 2, "online", watch=watch)
+    assert watch.validated.called
+    member: Any = None
+    noting = ensemble_training._Noting(watch, tmp_path, member, member)
+    for name in dir(Watch):
+        if not name.startswith("_") and name != "started":
+            assert getattr(noting, name) is getattr(watch, name)

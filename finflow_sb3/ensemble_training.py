@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from finflow_sb3.config import OfflineAlgorithm, Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.ensembles import PLAN, new_ensemble, write_members
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
-from finflow_sb3.evaluation.ensemble import Combination
+from finflow_sb3.evaluation.ensemble import Combination, require_combination
 from finflow_sb3.files import present
+from finflow_sb3.messages import shown
 from finflow_sb3.offline.own_rules import GivenRule
 from finflow_sb3.pipeline import Mode, train
 from finflow_sb3.pretrain.artefact import read_json, write_json
@@ -57,6 +59,13 @@ class _Member:
     runs: list[str] = dataclasses.field(default_factory=list)
     finished: bool = False
 
+    @property
+    def sound(self) -> bool:
+        """Whether each value is of its type; one that has finished has a run."""
+        listed = isinstance(self.runs, list) and all(isinstance(run, str) for run in self.runs)
+        typed = type(self.seed) is int and type(self.finished) is bool
+        return listed and typed and (bool(self.runs) or not self.finished)
+
 
 @dataclass
 class _Plan:
@@ -98,10 +107,11 @@ def train_ensemble(
     Raises
     ------
     ConfigError
-        If there are fewer than two seeds; and as `train` does.
+        If there are fewer than two seeds, or policies are not combined so; and as `train` does.
     """
     if seeds < 2:
         raise ConfigError(f"--seeds: {seeds} is no ensemble; give 2 or more, or leave it out")
+    require_combination(combination, shrinkage)
     first = settings.run.seed
     folder = new_ensemble(settings)
     plan = _Plan(
@@ -113,7 +123,12 @@ def train_ensemble(
         members=[_Member(first + i) for i in range(seeds)],
     )
     plan.write(folder.path)
-    return _trained(folder, plan, watch or Watch(), behaviours)
+    try:
+        return _trained(folder, plan, watch or Watch(), behaviours)
+    except BaseException:
+        if not any(member.runs for member in plan.members):
+            shutil.rmtree(folder.path, ignore_errors=True)  # there is nothing to go on from
+        raise
 
 
 def continue_ensemble(
@@ -242,9 +257,31 @@ def _read(folder: Path) -> _Plan:
     content: dict[str, Any] = read_json(folder / PLAN)
     try:
         members = [_Member(**member) for member in content.pop("members")]
-        return _Plan(members=members, **content)
-    except (KeyError, TypeError, AttributeError) as error:
+        plan = _Plan(members=members, **content)
+        _require_sound(plan)
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ArtefactError(
             f"{folder / PLAN}: is not whole ({error}); train the missing seeds by themselves, and "
             "give all runs to finflow evaluate"
         ) from None
+    return plan
+
+
+def _require_sound(plan: _Plan) -> None:
+    """Refuse values that `_Plan.write` never writes.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first of them.
+    """
+    if plan.mode not in get_args(Mode):
+        raise ConfigError(f"mode: {shown(plan.mode)} is not one of {', '.join(get_args(Mode))}")
+    if plan.offline_algo not in OFFLINE_ALGORITHMS:
+        known = ", ".join(OFFLINE_ALGORITHMS)
+        raise ConfigError(f"offline_algo: {shown(plan.offline_algo)} is not one of {known}")
+    if not isinstance(plan.dataset, (str, type(None))):
+        raise ConfigError(f"dataset: {shown(plan.dataset)} is no path")
+    require_combination(plan.combination, plan.shrinkage, ("combination", "shrinkage"))
+    if not plan.members or not all(member.sound for member in plan.members):
+        raise ConfigError("members: is no list of seeds with their runs")

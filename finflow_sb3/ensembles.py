@@ -13,7 +13,7 @@ from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluation.backtest import Policy
-from finflow_sb3.evaluation.ensemble import Combination, Ensemble
+from finflow_sb3.evaluation.ensemble import Combination, Ensemble, require_combination
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.pretrain.artefact import read_json, write_json
 from finflow_sb3.runs.folder import RunFolder
@@ -153,8 +153,8 @@ def load_policies(
     """
     paths = members_of(runs)
     noted = _noted(runs)
-    combination = noted.get("combination", "mean") if combination is None else combination
-    shrinkage = noted.get("shrinkage", 0.0) if shrinkage is None else shrinkage
+    combination = noted[0] if combination is None else combination
+    shrinkage = noted[1] if shrinkage is None else shrinkage
     settings = [RunFolder.open(path).settings() for path in paths]
     members = tuple(load_policy(path) for path in paths)
     for path, own, member in zip(paths[1:], settings[1:], members[1:], strict=True):
@@ -224,11 +224,17 @@ def _listed(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _noted(runs: Runs) -> dict[str, Any]:
-    """How the runs are combined, where one folder of an ensemble says so."""
+def _noted(runs: Runs) -> tuple[Combination, float]:
+    """How the runs are combined: as one folder of an ensemble says, else by the mean."""
     alone = [runs] if isinstance(runs, (str, Path)) else list(runs)
     path = Path(alone[0]) / MEMBERS
-    return read_json(path) if len(alone) == 1 and path.is_file() else {}
+    content = read_json(path) if len(alone) == 1 and path.is_file() else {}
+    combination, shrinkage = content.get("combination", "mean"), content.get("shrinkage", 0.0)
+    try:
+        require_combination(combination, shrinkage, ("combination", "shrinkage"))
+    except ConfigError as error:
+        raise ArtefactError(f"{path}: {error}; give the runs themselves") from None
+    return combination, shrinkage
 
 
 def new_ensemble(settings: Settings) -> RunFolder:

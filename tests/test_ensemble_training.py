@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -13,6 +14,8 @@ from pipeline_fixtures import tiny_settings
 from finflow_sb3 import ensemble_training
 from finflow_sb3.config import Settings
 from finflow_sb3.ensemble_training import continue_ensemble, train_ensemble
+from finflow_sb3.ensembles import new_ensemble
+from finflow_sb3.errors import ArtefactError, ConfigError, FinflowError
 from finflow_sb3.pipeline import Mode
 from finflow_sb3.results import Watch
 
@@ -90,3 +93,57 @@ def test_all_that_a_member_tells_is_passed_on(tmp_path: Path) -> None:
     for name in dir(Watch):
         if not name.startswith("_") and name != "started":
             assert getattr(noting, name) is getattr(watch, name)
+
+
+class TestNothingIsLeft:
+    """Of what failed before a member began there is nothing to go on from."""
+
+    def test_of_prices_that_are_not_there(self, tmp_path: Path) -> None:
+        settings = tiny_settings(tmp_path, market={"prices": str(tmp_path / "none.csv")})
+        with pytest.raises(FinflowError, match=r"none\.csv"):
+            train_ensemble(settings, 2)
+        assert list(tmp_path.glob("logs/*/*")) == []
+
+    def test_of_a_dataset_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtefactError, match=r"none\.h5"):
+            train_ensemble(tiny_settings(tmp_path), 2, dataset=tmp_path / "none.h5")
+        assert list(tmp_path.glob("logs/*/*")) == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [({"combination": "mode"}, "--combine: 'mode'"), ({"shrinkage": -1.0}, "--shrink: -1.0")],
+    )
+    def test_of_what_could_not_be_combined(
+        self, arguments: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=message):
+            train_ensemble(tiny_settings(tmp_path), 2, **arguments)
+        assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "fast"}, "mode: 'fast' is not one of demo, full, offline, online"),
+        ({"mode": None}, "mode: None"),
+        ({"offline_algo": "cql"}, "offline_algo: 'cql' is not one of iql, td3bc"),
+        ({"dataset": 3}, "dataset: 3 is no path"),
+        ({"combination": "mode"}, "combination: 'mode' is not one of mean, median, validation"),
+        ({"shrinkage": "x"}, "shrinkage: 'x' is not a number from 0 on"),
+        ({"members": []}, "members: is no list of seeds"),
+        ({"members": [{"seed": "0"}]}, "members: is no list of seeds"),
+        ({"members": [{"seed": 0, "runs": None}]}, "members: is no list of seeds"),
+        ({"members": [{"seed": 0, "finished": True}]}, "members: is no list of seeds"),
+        ({"members": None}, "not iterable"),
+    ],
+)
+def test_a_plan_that_is_not_sound_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    members = [ensemble_training._Member(seed) for seed in (0, 1)]
+    folder = new_ensemble(tiny_settings(tmp_path)).path
+    ensemble_training._Plan("full", "iql", None, "mean", 0.0, members).write(folder)
+    plan = json.loads((folder / "ensemble.json").read_text())
+    (folder / "ensemble.json").write_text(json.dumps({**plan, **changes}))
+    with pytest.raises(ArtefactError, match=f"ensemble.json: is not whole .*{message}"):
+        continue_ensemble(folder)

@@ -143,6 +143,7 @@ class TestDecision:
             ({"combination": "validation"}, "validation Sharpe"),
             ({"shrinkage": -1.0}, "not a number from 0 on"),
             ({"shrinkage": float("nan")}, "not a number from 0 on"),
+            ({"shrinkage": "1"}, "not a number from 0 on"),
         ],
     )
     def test_refused(self, arguments: dict[str, Any], message: str) -> None:
@@ -211,11 +212,27 @@ class TestRuns:
             load_policies([first, other])
         (other / "config.yml").write_text(text.replace("lambda_turn: 0.0", "lambda_turn: 1.0"))
         assert len(load_policies([first, other]).members) == 2
-        damaged = tmp_path / "ensemble"
-        damaged.mkdir()
-        (damaged / "members.json").write_text('{"members": "all"}')
-        with pytest.raises(ArtefactError, match="lists no runs"):
-            load_policies(damaged)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ({"members": "all"}, "lists no runs"),
+            ({"combination": "mode"}, "combination: 'mode' is not one of mean, median"),
+            ({"combination": ["mean"]}, r"combination: \['mean'\] is not one of"),
+            ({"shrinkage": "x"}, "shrinkage: 'x' is not a number from 0 on"),
+            ({"shrinkage": None}, "shrinkage: None is not a number"),
+            ({"shrinkage": True}, "shrinkage: True is not a number"),
+            ({"shrinkage": float("nan")}, "shrinkage: nan is not a number"),
+        ],
+    )
+    def test_a_file_of_members_is_checked(
+        self, trained: TrainedEnsemble, tmp_path: Path, content: dict[str, Any], message: str
+    ) -> None:
+        members = [str(run) for run in trained.members]
+        text = json.dumps({"members": members, **content})
+        (tmp_path / "members.json").write_text(text)
+        with pytest.raises(ArtefactError, match=f"members.json: {message}"):
+            load_policies(tmp_path)
 
     def test_two_are_needed(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no ensemble"):

@@ -62,9 +62,10 @@ class _Member:
     @property
     def sound(self) -> bool:
         """Whether each value is of its type; one that has finished has a run."""
-        listed = isinstance(self.runs, list) and all(isinstance(run, str) for run in self.runs)
+        runs: Any = self.runs
+        listed = isinstance(runs, list) and all(isinstance(run, str) for run in runs)
         typed = type(self.seed) is int and type(self.finished) is bool
-        return listed and typed and (bool(self.runs) or not self.finished)
+        return listed and typed and (bool(runs) or not self.finished)
 
 
 @dataclass

@@ -26,8 +26,8 @@ def _not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ensemble_training, "evaluate", lambda *_, **__: None)
 
 
-def online(folder: Path, **monitor: Any) -> Settings:
-    """Fine-tuning from scratch, which validates after every episode."""
+def validated_often(folder: Path, **monitor: Any) -> Settings:
+    """Settings by which fine-tuning validates after every episode."""
     often = {"evaluate_interval": 1}
     return tiny_settings(folder, monitor=monitor, run=often)
 
@@ -43,9 +43,10 @@ def killed_before_the_last_note(
             raise KeyError("killed")
         write(path, content)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyError, match="killed"):
+    with monkeypatch.context() as patched:
         patched.setattr(ensemble_training, "write_json", note)
-        train_ensemble(settings, 2, mode)
+        with pytest.raises(KeyError, match="killed"):
+            train_ensemble(settings, 2, mode)
     (folder,) = (Path(settings.run.log_dir) / "ensemble").iterdir()
     return folder
 
@@ -53,7 +54,7 @@ def killed_before_the_last_note(
 def written(settings: Settings) -> dict[str, str]:
     """Hashes of what all runs have learned, and of all that they told of it on the way."""
     logs = Path(settings.run.log_dir)
-    files = [*logs.rglob("metrics.jsonl"), *logs.rglob("best/weights.safetensors")]
+    files = sorted([*logs.rglob("metrics.jsonl"), *logs.rglob("best/weights.safetensors")])
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -70,6 +71,33 @@ def test_a_stop_after_the_last_member_has_ended_changes_nothing(
     assert continue_ensemble(folder) == found
 
 
+class Stops(Watch):
+    """Ends the process's work in the middle of the second run, as a kill would."""
+
+    runs = 0
+
+    def started(self, run: Path) -> None:
+        self.runs += 1
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        if self.runs == 2 and stage in ("pretraining", "fine-tuning") and done >= total / 2:
+            raise KeyError("killed")
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_stop_within_a_member_changes_nothing(mode: Mode, tmp_path: Path) -> None:
+    """`tests/test_ensembles.py` has those of mode full."""
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole, stopped = tiny_settings(tmp_path / "whole"), tiny_settings(tmp_path / "stopped")
+    train_ensemble(whole, 2, mode)
+    with pytest.raises(KeyError, match="killed"):
+        train_ensemble(stopped, 2, mode, watch=Stops())
+    (folder,) = (tmp_path / "stopped" / "logs" / "ensemble").iterdir()
+    assert continue_ensemble(folder).finished
+    assert list(written(stopped).values()) == list(written(whole).values())
+
+
 def test_a_member_that_ended_early_is_not_trained_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +105,7 @@ def test_a_member_that_ended_early_is_not_trained_further(
     monkeypatch.setattr(
         "finflow_sb3.training.callbacks.validate", lambda *_: {"sharpe": 0.5, **figures}
     )
-    settings = online(tmp_path, patience=2)
+    settings = validated_often(tmp_path, patience=2)
     folder = killed_before_the_last_note(monkeypatch, settings, "online")
     before = written(settings)
     assert continue_ensemble(folder).finished
@@ -86,7 +114,7 @@ def test_a_member_that_ended_early_is_not_trained_further(
 
 def test_all_that_a_member_tells_is_passed_on(tmp_path: Path) -> None:
     watch = MagicMock(spec=Watch)
-    train_ensemble(online(tmp_path), 2, "online", watch=watch)
+    train_ensemble(validated_often(tmp_path), 2, "online", watch=watch)
     assert watch.validated.called
     member: Any = None
     noting = ensemble_training._Noting(watch, tmp_path, member, member)

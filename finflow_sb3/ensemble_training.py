@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from finflow_sb3.config import OfflineAlgorithm, Settings
+from finflow_sb3.config import OFFLINE_ALGORITHMS, OfflineAlgorithm, Settings
 from finflow_sb3.ensembles import PLAN, new_ensemble, write_members
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluate_run import evaluate
-from finflow_sb3.evaluation.ensemble import Combination
+from finflow_sb3.evaluation.ensemble import Combination, require_combination
+from finflow_sb3.files import present
+from finflow_sb3.messages import shown
 from finflow_sb3.offline.own_rules import GivenRule
 from finflow_sb3.pipeline import Mode, train
 from finflow_sb3.pretrain.artefact import read_json, write_json
 from finflow_sb3.results import Evaluated, Trained, Watch
 from finflow_sb3.resuming import continue_training
 from finflow_sb3.runs.folder import RunFolder
+from finflow_sb3.runs.status import read_status
 
 __all__ = ["TrainedEnsemble", "continue_ensemble", "is_ensemble", "train_ensemble"]
 
@@ -54,6 +58,14 @@ class _Member:
     seed: int
     runs: list[str] = dataclasses.field(default_factory=list)
     finished: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether each value is of its type; one that has finished has a run."""
+        runs: Any = self.runs
+        listed = isinstance(runs, list) and all(isinstance(run, str) for run in runs)
+        typed = type(self.seed) is int and type(self.finished) is bool
+        return listed and typed and (bool(runs) or not self.finished)
 
 
 @dataclass
@@ -96,10 +108,11 @@ def train_ensemble(
     Raises
     ------
     ConfigError
-        If there are fewer than two seeds; and as `train` does.
+        If there are fewer than two seeds, or policies are not combined so; and as `train` does.
     """
     if seeds < 2:
         raise ConfigError(f"--seeds: {seeds} is no ensemble; give 2 or more, or leave it out")
+    require_combination(combination, shrinkage)
     first = settings.run.seed
     folder = new_ensemble(settings)
     plan = _Plan(
@@ -111,7 +124,12 @@ def train_ensemble(
         members=[_Member(first + i) for i in range(seeds)],
     )
     plan.write(folder.path)
-    return _trained(folder, plan, watch or Watch(), behaviours)
+    try:
+        return _trained(folder, plan, watch or Watch(), behaviours)
+    except BaseException:
+        if not any(member.runs for member in plan.members):
+            shutil.rmtree(folder.path, ignore_errors=True)  # there is nothing to go on from
+        raise
 
 
 def continue_ensemble(
@@ -144,12 +162,10 @@ def _trained(
         noting = _Noting(watch, folder.path, plan, member)
         own = settings.replace(run={"seed": member.seed})
         watch.remark(f"Seed {member.seed}, {seeds.index(member.seed) + 1} of {len(seeds)}:")
-        found = _train_member(folder.path, plan, member, own, noting, behaviours)
-        last = found.finetuned or found.pretrained
-        assert last is not None
-        if not last.finished:
-            return TrainedEnsemble(folder.path, seeds, _ended(folder.path, plan), last.run)
-        member.runs, member.finished = [_from(folder.path, last.run)], True
+        last, finished = _train_member(folder.path, plan, member, own, noting, behaviours)
+        if not finished:
+            return TrainedEnsemble(folder.path, seeds, _ended(folder.path, plan), last)
+        member.runs, member.finished = [_from(folder.path, last)], True
         plan.write(folder.path)
     members = _ended(folder.path, plan)
     write_members(folder.path, members, plan.combination, plan.shrinkage)
@@ -164,14 +180,23 @@ def _train_member(
     settings: Settings,
     watch: Watch,
     behaviours: Sequence[GivenRule],
-) -> Trained:
-    """Go on with the member's last run that has something to go on from, or begin."""
+) -> tuple[Path, bool]:
+    """Go on with the member's last run that has something to go on from, or begin.
+
+    Returns
+    -------
+    its last run, and whether that has come to its end
+    """
     for name in reversed(member.runs):
         run = folder / name
+        if _is_at_its_end(run):
+            return run, True
         if any((run / "checkpoints").glob("*")):
-            return continue_training(run, watch, behaviours=behaviours, report=False)
+            found = continue_training(run, watch, behaviours=behaviours, report=False)
+            # It says nothing of pretraining that was complete, with nothing to follow it.
+            return _last(found) or (run, True)
     member.runs = []
-    return train(
+    begun = train(
         settings,
         plan.mode,
         plan.dataset,
@@ -180,6 +205,27 @@ def _train_member(
         behaviours=behaviours,
         report=False,
     )
+    last = _last(begun)
+    assert last is not None
+    return last
+
+
+def _last(trained: Trained) -> tuple[Path, bool] | None:
+    """The last run of what was trained, and whether it has come to its end."""
+    stage = trained.finetuned or trained.pretrained
+    return None if stage is None else (stage.run, stage.finished)
+
+
+def _is_at_its_end(run: Path) -> bool:
+    """Whether this is a fine-tuning that has ended; going on would train one further that ended
+    early, for want of improvement.
+    """
+    folder = RunFolder(run)
+    status = read_status(folder.status)
+    if status is None or status.stage != "fine-tuning" or status.state != "finished":
+        return False
+    # A run that keeps no best writes its policy after that, and may have been killed before.
+    return present(folder.best).is_dir() or present(folder.last).is_dir()
 
 
 class _Noting(Watch):
@@ -187,8 +233,10 @@ class _Noting(Watch):
 
     def __init__(self, watch: Watch, folder: Path, plan: _Plan, member: _Member):
         self.watch, self.folder, self.plan, self.member = watch, folder, plan, member
-        for name in ("progress", "epoch", "seeded", "warned", "remark"):
-            setattr(self, name, getattr(watch, name))
+        # Whatever a watch may hear; a list of names would leave out what is added to it later.
+        for name in vars(Watch):
+            if not name.startswith("_") and name != "started":
+                setattr(self, name, getattr(watch, name))
 
     def started(self, run: Path) -> None:
         name = _from(self.folder, run)
@@ -210,9 +258,31 @@ def _read(folder: Path) -> _Plan:
     content: dict[str, Any] = read_json(folder / PLAN)
     try:
         members = [_Member(**member) for member in content.pop("members")]
-        return _Plan(members=members, **content)
-    except (KeyError, TypeError, AttributeError) as error:
+        plan = _Plan(members=members, **content)
+        _require_sound(plan)
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise ArtefactError(
             f"{folder / PLAN}: is not whole ({error}); train the missing seeds by themselves, and "
             "give all runs to finflow evaluate"
         ) from None
+    return plan
+
+
+def _require_sound(plan: _Plan) -> None:
+    """Refuse values that `_Plan.write` never writes.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first of them.
+    """
+    if plan.mode not in get_args(Mode):
+        raise ConfigError(f"mode: {shown(plan.mode)} is not one of {', '.join(get_args(Mode))}")
+    if plan.offline_algo not in OFFLINE_ALGORITHMS:
+        known = ", ".join(OFFLINE_ALGORITHMS)
+        raise ConfigError(f"offline_algo: {shown(plan.offline_algo)} is not one of {known}")
+    if not isinstance(plan.dataset, (str, type(None))):
+        raise ConfigError(f"dataset: {shown(plan.dataset)} is no path")
+    require_combination(plan.combination, plan.shrinkage, ("combination", "shrinkage"))
+    if not plan.members or not all(member.sound for member in plan.members):
+        raise ConfigError("members: is no list of seeds with their runs")

@@ -13,9 +13,10 @@ from finflow_sb3.config import Settings
 from finflow_sb3.envs.observations import Scaler
 from finflow_sb3.errors import ArtefactError, ConfigError
 from finflow_sb3.evaluation.backtest import Policy
-from finflow_sb3.evaluation.ensemble import Combination, Ensemble
+from finflow_sb3.evaluation.ensemble import Combination, Ensemble, require_combination
 from finflow_sb3.market.layout import ObservationLayout
 from finflow_sb3.pretrain.artefact import read_json, write_json
+from finflow_sb3.run_notes import noted_market, same_prices
 from finflow_sb3.runs.folder import RunFolder
 from finflow_sb3.training.trained import TrainedPolicy, load_policy
 
@@ -49,6 +50,10 @@ OF_TRAINING = {
     "sharpe_decay",
 }
 """What policies learned for may differ between members: it changes no decision and no account."""
+OF_MOMENTS = {"reward", "reward_baseline", "sharpe_decay"}
+"""What sets the moments of the differential Sharpe ratio, which policies trained for it observe."""
+ONE_MARKET = "an ensemble is of runs in one market and environment"
+OBSERVED = "give runs that have it the same: policies observe the moments of differential_sharpe"
 
 
 @dataclass(frozen=True)
@@ -149,43 +154,59 @@ def load_policies(
         If a run holds no policy, or runs see different markets: other prices, splits, assets,
         costs or scalers. Then a test split of one may be a training split of another.
     ConfigError
-        If they cannot be combined so.
+        If they cannot be combined so, or it is said how to combine what is one run.
     """
     paths = members_of(runs)
+    _require_several(paths, combination, shrinkage)
     noted = _noted(runs)
-    combination = noted.get("combination", "mean") if combination is None else combination
-    shrinkage = noted.get("shrinkage", 0.0) if shrinkage is None else shrinkage
+    combination = noted[0] if combination is None else combination
+    shrinkage = noted[1] if shrinkage is None else shrinkage
     settings = [RunFolder.open(path).settings() for path in paths]
     members = tuple(load_policy(path) for path in paths)
     for path, own, member in zip(paths[1:], settings[1:], members[1:], strict=True):
-        _require_same(paths[0], settings[0], members[0], path, own, member)
+        _require_same_settings(paths[0], settings[0], path, own)
+        _require_same_market(paths[0], members[0], path, member)
     found = Policies(paths, members, settings[0], combination, shrinkage)
     _ = found.ensemble  # refuses what cannot be combined
     return found
 
 
-def _require_same(
-    first: Path,
-    settings: Settings,
-    policy: TrainedPolicy,
-    path: Path,
-    own: Settings,
-    member: TrainedPolicy,
+def _require_several(
+    paths: tuple[Path, ...], combination: Combination | None, shrinkage: float | None
+) -> None:
+    """Refuse what would have no effect on one run."""
+    given = [("--combine", combination), ("--shrink", shrinkage)]
+    for flag, value in given:
+        if len(paths) == 1 and value is not None:
+            raise ConfigError(f"{flag}: concerns several runs, and {paths[0]} is one; leave it out")
+
+
+def _require_same_settings(first: Path, settings: Settings, path: Path, own: Settings) -> None:
+    before, now = settings.as_dict(), own.as_dict()
+    observed = "differential_sharpe" in (settings.env_kwargs.reward, own.env_kwargs.reward)
+    free = OF_TRAINING - OF_MOMENTS if observed else OF_TRAINING
+    # What the prices are called says little: their contents are compared.
+    for section, may_differ in (("market", {"prices"}), ("env_kwargs", free)):
+        for name, value in before[section].items():
+            theirs = now[section][name]
+            if name in may_differ or theirs == value:
+                continue
+            why = OBSERVED if observed and name in OF_MOMENTS else ONE_MARKET
+            raise ArtefactError(
+                f"{path}: has {section}.{name} {theirs!r}, and {first} {value!r}; {why}"
+            )
+
+
+def _require_same_market(
+    first: Path, policy: TrainedPolicy, path: Path, member: TrainedPolicy
 ) -> None:
     member.layout.require_equal(policy.layout, str(path))
-    before, now = settings.flat(), own.flat()
-    for key in before:
-        section, _, name = key.partition(".")
-        decides = section == "market" or (section == "env_kwargs" and name not in OF_TRAINING)
-        if decides and before[key] != now[key]:
-            raise ArtefactError(
-                f"{path}: has {key} {now[key]!r}, and {first} {before[key]!r}; an ensemble is of "
-                "runs in one market and environment"
-            )
+    if not same_prices(*(noted_market(RunFolder.open(run)) for run in (first, path))):
+        raise ArtefactError(f"{path}: was trained on other prices than {first}; {ONE_MARKET}")
     if member.scaler != policy.scaler:
         raise ArtefactError(
-            f"{path}: was trained on other prices than {first} (their scalers differ); an "
-            "ensemble is of runs in one market and environment"
+            f"{path}: began on other prices or splits than {first} (their scalers differ); "
+            f"{ONE_MARKET}"
         )
 
 
@@ -224,11 +245,17 @@ def _listed(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _noted(runs: Runs) -> dict[str, Any]:
-    """How the runs are combined, where one folder of an ensemble says so."""
+def _noted(runs: Runs) -> tuple[Combination, float]:
+    """How the runs are combined: as one folder of an ensemble says, else by the mean."""
     alone = [runs] if isinstance(runs, (str, Path)) else list(runs)
     path = Path(alone[0]) / MEMBERS
-    return read_json(path) if len(alone) == 1 and path.is_file() else {}
+    content = read_json(path) if len(alone) == 1 and path.is_file() else {}
+    combination, shrinkage = content.get("combination", "mean"), content.get("shrinkage", 0.0)
+    try:
+        require_combination(combination, shrinkage, ("combination", "shrinkage"))
+    except ConfigError as error:
+        raise ArtefactError(f"{path}: {error}; give the runs themselves") from None
+    return combination, shrinkage
 
 
 def new_ensemble(settings: Settings) -> RunFolder:

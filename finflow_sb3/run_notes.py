@@ -42,6 +42,7 @@ __all__ = [
     "noted_prices",
     "noted_ranking",
     "run_of",
+    "same_prices",
 ]
 
 DATASET = "dataset.txt"
@@ -165,6 +166,19 @@ def noted_prices(run: Path) -> PriceTable:
     if not (run / PRICES).is_file():
         raise ArtefactError(f"{run}: has no {PRICES}; give the folder of a run that was trained")
     return load_prices(str(run / PRICES), partial=True)
+
+
+def same_prices(one: NotedMarket, other: NotedMarket) -> bool:
+    """Whether two runs know the same closes of the same days, up to where the shorter history ends.
+
+    What the sources are called does not matter: a path has many spellings.
+    """
+    if one.prices == other.prices:
+        return True
+    shorter, longer = sorted((one, other), key=lambda noted: noted.rows)
+    if shorter.rows == longer.rows:
+        return False
+    return _key(noted_prices(longer.run), shorter.rows) == shorter.prices
 
 
 def _key(prices: PriceTable, rows: int) -> str:

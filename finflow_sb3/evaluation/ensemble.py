@@ -4,21 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from numbers import Real
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finflow_sb3.envs.batch import PortfolioBatch
 from finflow_sb3.errors import ConfigError
+from finflow_sb3.messages import shown
 
-__all__ = ["COMBINATIONS", "Combination", "Decision", "Ensemble"]
+__all__ = ["COMBINATIONS", "Combination", "Decision", "Ensemble", "require_combination"]
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
 Combination = Literal["mean", "median", "validation"]
 COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
+
+
+def require_combination(
+    combination: object, shrinkage: object, names: tuple[str, str] = ("--combine", "--shrink")
+) -> None:
+    """Refuse what `Ensemble` cannot combine by.
+
+    Parameters
+    ----------
+    names : of the two, in messages
+
+    Raises
+    ------
+    ConfigError
+    """
+    if combination not in COMBINATIONS:
+        raise ConfigError(
+            f"{names[0]}: {shown(combination)} is not one of {', '.join(COMBINATIONS)}"
+        )
+    number = isinstance(shrinkage, Real) and not isinstance(shrinkage, bool)
+    if not (number and 0.0 <= cast(float, shrinkage) < float("inf")):
+        raise ConfigError(f"{names[1]}: {shown(shrinkage)} is not a number from 0 on")
 
 
 @dataclass(frozen=True)
@@ -72,16 +96,11 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.acts:
             raise ConfigError("ensemble: has no member; give at least one run")
-        if self.combination not in COMBINATIONS:
-            raise ConfigError(
-                f"--combine: {self.combination!r} is not one of {', '.join(COMBINATIONS)}"
-            )
+        require_combination(self.combination, self.shrinkage)
         if self.combination == "validation" and len(self.scores) != len(self.acts):
             raise ConfigError(
                 "--combine validation: not every run has a validation Sharpe; use mean or median"
             )
-        if not 0.0 <= self.shrinkage < float("inf"):
-            raise ConfigError(f"--shrink: {self.shrinkage} is not a number from 0 on")
 
     @property
     def weights(self) -> Float:

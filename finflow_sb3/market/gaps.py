@@ -56,9 +56,10 @@ def fill_gaps(panel: Panel, max_gap: int, partial: bool = False) -> tuple[Float,
 
 def require_prices(panel: Panel) -> None:
     """Refuse an asset without any price."""
-    for asset, missing in zip(panel.assets, np.isnan(panel.values["close"]).all(0), strict=True):
-        if missing:
-            raise DataError(f"{panel.name}: asset {asset!r} has no prices at all; drop it")
+    missing = np.flatnonzero(np.isnan(panel.values["close"]).all(axis=0))
+    if len(missing):
+        asset = panel.assets[missing[0]]
+        raise DataError(f"{panel.name}: asset {asset!r} has no prices at all; drop it")
 
 
 def _check_span(panel: Panel, present: Bool) -> None:

@@ -45,7 +45,7 @@ TOLERANCE = 1e-4
 STRETCHES, MOST_STRETCHES, STEPS, SHORTEST = 16, 2000, 4, 1e-7
 LOOSER, NOISE = 4.0, 2e-6
 # Rows that go through the networks at a time.
-ROWS = 4096
+ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -255,16 +255,26 @@ class _Way:
         low, high = stretches.T
         change = self.outputs(high) - self.outputs(low)
         count, m = change.shape
+        # Of so many stretches at a time that networks see about `ROWS` observations.
+        some = max(1, ROWS // m)
+        parts = np.concatenate(
+            [self._parts(stretches[i : i + some], m) for i in range(0, count, some)]
+        )
+        return parts, np.asarray(parts.sum(axis=2) - change)
+
+    def _parts(self, stretches: Float, m: int) -> Float:
+        """φ of the m outputs on each of a few stretches, shape [S, m, D]."""
+        low, high = stretches.T
         found = self.method.attribute(
             self.at(high).repeat_interleave(m, dim=0),
             baselines=self.at(low).repeat_interleave(m, dim=0),
-            target=torch.arange(m).repeat(count),
+            target=torch.arange(m).repeat(len(stretches)),
             n_steps=STEPS,
             method="gausslegendre",
-            internal_batch_size=max(ROWS, count * m),
+            internal_batch_size=max(ROWS, len(stretches) * m),
         )
-        parts: Float = found.detach().numpy().astype(np.float64).reshape(count, m, -1)
-        return parts, np.asarray(parts.sum(axis=2) - change)
+        parts: Float = found.detach().numpy().astype(np.float64)
+        return parts.reshape(len(stretches), m, -1)
 
 
 def in_own_units(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,20 @@ class TestStudy:
         mean = np.mean([cell["sharpe"] for cell in cells[0]])
         assert trials_of(found)[0].values == [pytest.approx(mean)]
 
+    def test_sizes_of_networks_are_tried_in_both_phases(
+        self, work: Path, settings: Settings
+    ) -> None:
+        sizes = space(
+            work,
+            "iql.n_quantiles: {choices: [4, 6, 8]}\n"
+            "iql.policy_kwargs.critic_hidden: {choices: [[8], [6, 6], [12]]}\n",
+        )
+        found = tune(settings, 2, work / "sizes", space=sizes)
+        first, second = trials_of(found)
+        assert first.params == {"iql.n_quantiles": 4, "iql.policy_kwargs.critic_hidden": "[8]"}
+        assert first.params != second.params
+        assert {first.state, second.state} == {TrialState.COMPLETE}
+
 
 class TestRecipe:
     """A file that trains as a trial did, whatever was given for it."""
@@ -361,3 +376,11 @@ class TestCommand:
         done = self.run("tune", "--objective", "sharp", "--out", tmp_path / "o")
         assert done.exit_code == 1
         assert "error: --objective: 'sharp' is not known" in done.stderr
+
+
+def test_one_seed_has_no_interval(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "tuned.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--tuned", "best.yml", "--seeds", "1"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "two seeds at least" in capsys.readouterr().err

@@ -68,7 +68,8 @@ def _choices(where: str, spec: dict[Any, Any]) -> BaseDistribution:
 
 
 def _numbers(where: str, spec: dict[Any, Any]) -> BaseDistribution:
-    low, high = spec.get("low"), spec.get("high")
+    low: Any = spec.get("low")
+    high: Any = spec.get("high")
     if not (_is_number(low) and _is_number(high)):
         raise ConfigError(f"{where}: low and high have to be numbers")
     if not low < high:

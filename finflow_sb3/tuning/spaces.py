@@ -280,19 +280,21 @@ def around(
     """
     found = {}
     for name, each in space.ranges.items():
-        value, range_ = now[name], each
-        if not holds(each, value):
-            if own is not None:
-                raise ConfigError(
-                    f"{own}: {name} is {shown(decoded(value))} in the settings, outside its range; "
-                    "widen the range, or set another value with -p"
-                )
-            range_ = widened(each, value)
-            if range_ is None:
-                raise ConfigError(
-                    f"--space: {name} is {shown(decoded(value))} in the settings, and the packaged "
-                    f"range has no such value; set a number (-p {name}:NUMBER), or {OWN_SPACE}"
-                )
-            remark(f"{name}: {shown(decoded(value))} is added to the packaged range.")
-        found[name] = range_
+        found[name] = each
+        if holds(each, now[name]):
+            continue
+        value = shown(decoded(now[name]))
+        if own is not None:
+            raise ConfigError(
+                f"{own}: {name} is {value} in the settings, outside its range; widen the range, or "
+                "set another value with -p"
+            )
+        wider = widened(each, now[name])
+        if wider is None:
+            raise ConfigError(
+                f"--space: {name} is {value} in the settings, and the packaged range can't hold "
+                f"that; set a number (-p {name}:NUMBER), or {OWN_SPACE}"
+            )
+        remark(f"{name}: {value} is added to the packaged range.")
+        found[name] = wider
     return Space(found)

@@ -83,10 +83,12 @@ def _sqlite(path: Path, url: str) -> StudyStore:
 
 def _journal(path: Path, url: str) -> StudyStore:
     _make_folder(path)
-    if path.exists():
-        _require_journal(path, url)
-    storage = _reached(url, lambda: JournalStorage(JournalFileBackend(str(path))))
-    return StudyStore(storage, url, _file_lock(path))
+    alone = _file_lock(path)
+    with alone():  # a worker that begins writes the first line
+        if path.exists():
+            _require_journal(path, url)
+        storage = _reached(url, lambda: JournalStorage(JournalFileBackend(str(path))))
+    return StudyStore(storage, url, alone)
 
 
 def _require_journal(path: Path, url: str) -> None:

@@ -165,8 +165,9 @@ def validation_measures(run: Path) -> dict[str, float]:
 
 def validations(settings: Settings, algo: str, arguments: Mapping[str, Any]) -> int:
     """How many validations one training has at most, the start's and the end's among them."""
-    if algo in OFFLINE_ALGORITHMS:
-        return getattr(settings, algo).epochs + 1
+    offline = next((name for name in OFFLINE_ALGORITHMS if name == algo), None)
+    if offline is not None:
+        return settings.offline(offline).epochs + 1
     steps = arguments["n_timesteps"] if algo in PLAIN_ALGORITHMS else settings.cqsac.n_timesteps
     between = settings.run.evaluate_interval * settings.env_kwargs.episode_length
     return int(steps) // between + 2

@@ -4,8 +4,10 @@
         [-p KEY:VALUE] [--seeds 5]
 
 Both are trained with the same seeds, which no trial had, and judged as trials are: by the chosen
-policy on the validation split, net of costs. Prints a Markdown table with the difference seed by
-seed, its mean and a 95 % interval of it (Student's t over seeds). Test days have no part in it.
+policy on the validation split, net of costs. Prints the settings in which they differ, and a
+Markdown table with the difference seed by seed, its mean and a 95 % interval of it (Student's t
+over seeds). The file holds all that the study was given: give it here too, as with
+`-p n_timesteps:3024`, or the default lacks it. Test days have no part in it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from finflow_sb3.config import Settings  # noqa: E402
-from finflow_sb3.config_files import read_config, resolve  # noqa: E402
+from finflow_sb3.config_files import diff, read_config, resolve  # noqa: E402
 from finflow_sb3.pipeline import finetune, pretrain  # noqa: E402
 from finflow_sb3.tuning.trials import validation_measures  # noqa: E402
 
@@ -41,6 +43,15 @@ def validation(settings: Settings, seed: int, pretrained: Path | None) -> float:
         return validation_measures(finetune(settings, start).run)["sharpe"]
 
 
+def differing(default: Settings, tuned: Settings) -> list[str]:
+    """Settings of the tuned training that the default one has otherwise."""
+    return [
+        f"{name} {value}"
+        for name, _, value in diff(default, tuned)
+        if not name.startswith(("run.", "evaluation."))
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tuned", type=Path, required=True)
@@ -50,10 +61,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=1000, help="first seed")
     options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: an interval needs two seeds at least")
     base = None if options.pretrained is None else read_config(options.pretrained / "config.yml")
     files, params = options.config, options.param
     default = resolve(algo="cqsac", base=base, files=files, params=params)
     tuned = resolve(algo="cqsac", base=base, files=[*files, options.tuned], params=params)
+    # What was given for both in another place than here shows as a difference of the two.
+    print(f"Tuned: {', '.join(differing(default, tuned))}\n")
     rows = []
     print("| seed | default | tuned | difference |")
     print("|---|---|---|---|", flush=True)

@@ -18,6 +18,7 @@ from finflow_sb3.config import OfflineAlgorithm
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS, PlainAlgorithm
 
 if TYPE_CHECKING:
+    from finflow_sb3.results import Watch
     from finflow_sb3.tuning.outcome import Tuned
     from finflow_sb3.tuning.study import TrialEvent
 
@@ -108,12 +109,13 @@ def command(
             space=space,
             top=top,
             arguments=arguments,
+            watch=_remarks(),
             listen=listen,
         )
     if shared.json:
         print_json(tuned)
     else:
-        _show(tuned, algo)
+        _show(tuned)
 
 
 def _configured(
@@ -136,6 +138,19 @@ def _configured(
     settings = resolve(**sources, algo=algo)
     files, params = sources["files"], sources["params"]
     return settings, plain_arguments(algo, settings.env, files=files, params=params)
+
+
+def _remarks() -> Watch:
+    """Prints what is worth a line; within a trial that is nothing."""
+    from rich.text import Text
+
+    from finflow_sb3.results import Watch
+
+    class Remarks(Watch):
+        def remark(self, text: str) -> None:
+            console.print(Text(text), soft_wrap=True)
+
+    return Remarks()
 
 
 @contextmanager
@@ -188,7 +203,7 @@ def _shown(where: Path, n_trials: int) -> Iterator[Any]:
         raise typer.Exit(130) from None
 
 
-def _show(tuned: Tuned, algo: str) -> None:
+def _show(tuned: Tuned) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -210,6 +225,4 @@ def _show(tuned: Tuned, algo: str) -> None:
         out.print(Text(f"Pareto front: trials {', '.join(map(str, tuned.front))}"))
     for path in tuned.files:
         out.print(Text(str(path)), soft_wrap=True)
-    flag = "" if algo == "cqsac" else f" --algo {algo}"
-    best = shlex.quote(str(tuned.out / "best.yml"))
-    out.print(Text(f"Train with it: finflow train{flag} -c {best}"), soft_wrap=True)
+    out.print(Text(f"Train with it: {tuned.train}"), soft_wrap=True)

@@ -1,14 +1,10 @@
-"""Studies: exact numbers of trials, the same ones twice, spaces, refusals, what is written."""
+"""Studies of trials that train: what they try, what they come to, and what is written."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import signal
-import subprocess
+import runpy
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +13,26 @@ import optuna
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
-from pipeline_fixtures import tiny_settings, write_prices, write_tiny
+from pipeline_fixtures import write_prices, write_tiny
+from tuning_fixtures import ONE, space, told, trials_of, tunable
 from typer.testing import CliRunner
 
 from finflow_sb3.cli.app import app
 from finflow_sb3.config import Settings
-from finflow_sb3.config_files import resolve
-from finflow_sb3.config_keys import ALGORITHMS
-from finflow_sb3.errors import ConfigError, FinflowError, StorageError
-from finflow_sb3.evaluation.metrics import measures
+from finflow_sb3.config_files import read_config, resolve
+from finflow_sb3.errors import ConfigError
 from finflow_sb3.opening import open_market
 from finflow_sb3.pipeline import pretrain
-from finflow_sb3.tuning import study as studies
-from finflow_sb3.tuning import workers
-from finflow_sb3.tuning.folds import folds_of
-from finflow_sb3.tuning.objectives import MEASURES, scores
+from finflow_sb3.tuning import trials
 from finflow_sb3.tuning.outcome import Tuned
-from finflow_sb3.tuning.spaces import defaults, read_space, with_values
-from finflow_sb3.tuning.storage import open_store
-from finflow_sb3.tuning.study import TrialEvent, tune
-from finflow_sb3.tuning.trials import Diverged
+from finflow_sb3.tuning.spaces import with_values
+from finflow_sb3.tuning.study import tune
 from finflow_sb3.zoo_values import parse_yaml
-
-POSTGRES = os.environ.get("TEST_POSTGRES_URL", "")
-TWO = "cqsac.alpha_init: {low: 0.001, high: 0.3, log: true}\ncqsac.gamma: {low: 0.9, high: 0.99}\n"
 
 
 @pytest.fixture(autouse=True)
-def alone() -> None:
+def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def two(folder: Path) -> Path:
-    path = folder / "space.yml"
-    path.write_text(TWO)
-    return path
-
-
-def trials_of(tuned: Tuned) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=tuned.study, storage=tuned.storage).trials
-
-
-def told(trials: list[optuna.trial.FrozenTrial]) -> list[Any]:
-    return [(t.number, t.state, t.params, t.values, t.intermediate_values) for t in trials]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +42,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(work: Path) -> Settings:
-    return tiny_settings(work)
+    return tunable(work)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +52,7 @@ def pretrained(settings: Settings) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(work: Path, pretrained: Path, settings: Settings) -> Tuned:
-    return tune(settings, 6, work / "six", pretrained=pretrained, space=two(work))
+    return tune(settings, 6, work / "six", pretrained=pretrained, space=space(work))
 
 
 class TestStudy:
@@ -88,6 +61,7 @@ class TestStudy:
         states = [t.state for t in trials_of(tuned)]
         assert len(states) == 6
         assert states.count(TrialState.PRUNED) == tuned.pruned
+        assert len({t.values[0] for t in trials_of(tuned) if t.values}) > 1
         assert tuned.values["sharpe"] >= tuned.default["sharpe"]
         assert {path.name for path in tuned.files} >= {"trials.csv", "best.yml", "history.png"}
         assert len(pd.read_csv(tuned.out / "trials.csv")) == 6
@@ -103,7 +77,7 @@ class TestStudy:
         self, tuned: Tuned, work: Path, pretrained: Path, settings: Settings
     ) -> None:
         """The same seed gives the same trials, in one go or in two."""
-        asked: dict[str, Any] = {"pretrained": pretrained, "space": two(work)}
+        asked: dict[str, Any] = {"pretrained": pretrained, "space": space(work)}
         part = tune(settings, 2, work / "parts", **asked)
         assert part.finished == 2
         whole = tune(settings, 6, work / "parts", **asked)
@@ -111,19 +85,48 @@ class TestStudy:
         again = tune(settings, 6, work / "parts", **asked)
         assert told(trials_of(again)) == told(trials_of(tuned))
 
-    def test_the_best_is_a_file_for_train(self, tuned: Tuned, settings: Settings) -> None:
-        found = resolve(algo="cqsac", base=settings, files=[tuned.out / "best.yml"], environ={})
-        best = next(t for t in trials_of(tuned) if t.number == tuned.best)
-        assert found.cqsac.gamma == best.params["cqsac.gamma"]
-        assert found.cqsac.alpha_init == best.params["cqsac.alpha_init"]
-        assert found.evaluation.trials == 6
-        assert (
-            found.replace(
-                cqsac={"gamma": settings.cqsac.gamma, "alpha_init": settings.cqsac.alpha_init},
-                evaluation={"trials": 1},
-            )
-            == settings
+    def test_values_reach_the_training(
+        self, work: Path, pretrained: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of every trial, and every validation is judged."""
+        seen: list[Settings] = []
+        finetune = trials.finetune
+
+        def spied(own: Settings, *rest: Any, **named: Any) -> Any:
+            seen.append(own)
+            return finetune(own, *rest, **named)
+
+        monkeypatch.setattr(trials, "finetune", spied)
+        found = tune(
+            settings, 3, work / "spied", pretrained=pretrained, space=space(work), pruner="none"
         )
+        tried = [
+            {"env_kwargs.trade_rate": s.env_kwargs.trade_rate, "cqsac.gamma": s.cqsac.gamma}
+            for s in seen
+        ]
+        assert tried == [t.params for t in trials_of(found)]
+        assert len({each["cqsac.gamma"] for each in tried}) == 3
+        # At the start, in the middle and at the end; the best so far.
+        assert [list(t.intermediate_values) for t in trials_of(found)] == [[0, 1, 2]] * 3
+        assert [t.intermediate_values[2] for t in trials_of(found)] == [
+            pytest.approx(t.values[0]) for t in trials_of(found)
+        ]
+
+    def test_the_best_trains_as_the_trial_did(
+        self, tuned: Tuned, settings: Settings, pretrained: Path
+    ) -> None:
+        """By itself, and over the settings of the pretrained run."""
+        best = next(t for t in trials_of(tuned) if t.number == tuned.best)
+        wanted, _ = with_values(settings, best.params, "cqsac")
+        assert wanted != settings
+        wanted = wanted.replace(evaluation={"trials": 6})
+        path = tuned.out / "best.yml"
+        assert resolve(algo="cqsac", files=[path], environ={}) == wanted
+        assert tuned.train == f"finflow finetune --pretrained {pretrained} -c {path}"
+        base = read_config(pretrained / "config.yml")
+        found = resolve(algo="cqsac", base=base, files=[path], environ={})
+        split = {"train_end": None, "validation_end": None}
+        assert found.replace(market=split) == wanted
 
     def test_test_days_have_no_part_in_it(
         self, tuned: Tuned, work: Path, pretrained: Path, settings: Settings, tmp_path: Path
@@ -136,13 +139,22 @@ class TestStudy:
         prices.iloc[cut:, ::2] = prices.iloc[cut:, ::2].to_numpy()[::-1]
         prices.to_csv(tmp_path / "prices.csv")
         other = settings.replace(market={"prices": str(tmp_path / "prices.csv")})
-        found = tune(other, 6, tmp_path / "out", pretrained=pretrained, space=two(work))
-        assert told(trials_of(found)) == told(trials_of(tuned))
+        found = tune(other, 4, tmp_path / "out", pretrained=pretrained, space=space(work))
+        assert told(trials_of(found)) == told(trials_of(tuned))[:4]
+
+    def test_days_that_the_pretrained_run_learned_from_judge_nothing(
+        self, work: Path, pretrained: Path, settings: Settings, tmp_path: Path
+    ) -> None:
+        for fraction in (0.5, 0.3):
+            moved = settings.replace(market={"train_fraction": fraction})
+            with pytest.raises(ConfigError, match=r"was trained on days up to 20.*judged from 20"):
+                tune(moved, 1, tmp_path / "out", pretrained=pretrained, space=space(work))
+        assert not (tmp_path / "out").exists()
 
     def test_other_settings_are_refused_by_name(
         self, tuned: Tuned, work: Path, pretrained: Path, settings: Settings
     ) -> None:
-        asked: dict[str, Any] = {"pretrained": pretrained, "space": two(work)}
+        asked: dict[str, Any] = {"pretrained": pretrained, "space": space(work)}
         other = settings.replace(cqsac={"tau": 0.01})
         with pytest.raises(ConfigError, match="other settings of cqsac"):
             tune(other, 6, tuned.out, **asked)
@@ -161,7 +173,7 @@ class TestStudy:
             work / "front",
             objectives=names,
             pretrained=pretrained,
-            space=two(work),
+            space=space(work),
             sampler="random",
         )
         values = {t.number: t.values for t in trials_of(found)}
@@ -176,6 +188,25 @@ class TestStudy:
         files = {p.name for p in (found.out / "front").iterdir()}
         assert files == {f"trial_{n}.yml" for n in found.front}
 
+    def test_files_of_beaten_trials_go(self, work: Path, settings: Settings) -> None:
+        """A study goes on, and of the front that it had some are beaten."""
+        asked: dict[str, Any] = {"algo": "iql", "objectives": ["return", "cvar"]}
+        asked |= {"space": space(work, ONE), "out": work / "beaten"}
+        first = tune(settings, 1, **asked)
+        folder = work / "beaten" / "front"
+        assert [path.name for path in folder.iterdir()] == ["trial_0.yml"]
+        study = optuna.load_study(study_name=first.study, storage=first.storage)
+        (trial,) = study.trials
+        values = [x + 1.0 for x in trial.values]
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params, distributions=trial.distributions, values=values
+            )
+        )
+        again = tune(settings, 2, **asked)
+        assert again.front == (1,)
+        assert [path.name for path in folder.iterdir()] == ["trial_1.yml"]
+
     @pytest.mark.parametrize(("sampler", "pruner"), [("gp", "hyperband"), ("random", "none")])
     def test_samplers_and_pruners(
         self, work: Path, pretrained: Path, settings: Settings, sampler: Any, pruner: Any
@@ -185,7 +216,7 @@ class TestStudy:
             3,
             work / sampler,
             pretrained=pretrained,
-            space=two(work),
+            space=space(work),
             sampler=sampler,
             pruner=pruner,
         )
@@ -198,322 +229,23 @@ class TestStudy:
         found = tune(settings, 2, work / algo, algo=algo, seeds=2, top=2, arguments=arguments)
         cells = [t.user_attrs["cells"] for t in trials_of(found) if t.values]
         assert all(len(each) == 2 for each in cells)
+        assert all(each[0]["sharpe"] != each[1]["sharpe"] for each in cells)
         mean = np.mean([cell["sharpe"] for cell in cells[0]])
         assert trials_of(found)[0].values == [pytest.approx(mean)]
 
-    def test_failures_are_counted_and_come_to_an_end(
-        self, work: Path, settings: Settings, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+    def test_sizes_of_networks_are_tried_in_both_phases(
+        self, work: Path, settings: Settings
     ) -> None:
-        def fails(*_: Any) -> Any:
-            raise Diverged("gone")
-
-        monkeypatch.setattr(studies, "run_trial", fails)
-        events: list[TrialEvent] = []
-        with pytest.raises(FinflowError, match=r"5 trials in a row had no score, the last as gone"):
-            tune(
-                settings,
-                3,
-                work / "failing",
-                pretrained=pretrained,
-                space=two(work),
-                listen=events.append,
-            )
-        assert [e.what for e in events] == ["failed"] * 5
-        assert {e.finished for e in events} == {0}
-
-    def test_ctrl_c_keeps_the_trial_for_later(
-        self, work: Path, settings: Settings, pretrained: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        run = studies.run_trial
-        count = 0
-
-        def stops(*args: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == 2:
-                raise KeyboardInterrupt
-            return run(*args)
-
-        monkeypatch.setattr(studies, "run_trial", stops)
-        asked: dict[str, Any] = {"pretrained": pretrained, "space": two(work)}
-        with pytest.raises(KeyboardInterrupt):
-            tune(settings, 3, work / "stopped", **asked)
-        found = tune(settings, 3, work / "stopped", **asked)
-        trials = trials_of(found)
-        assert [t.state for t in trials].count(TrialState.FAIL) == 1
-        assert (trials[1].state, trials[2].params) == (TrialState.FAIL, trials[1].params)
-        assert found.finished == 3
-
-
-class TestFolds:
-    def test_each_is_judged_before_the_next(self, settings: Settings) -> None:
-        market = open_market(settings)
-        found = folds_of(settings, market, 3)
-        markets = [open_market(each) for each in found]
-        spans = [each.splits for each in markets]
-        assert spans[-1] == market.splits
-        for before, after in itertools.pairwise(spans):
-            assert before.test.start == after.validation.start
-        assert max(s.validation.stop for s in spans) <= market.splits.test.start
-        assert len({s.train.start for s in spans}) == 1
-
-    def test_too_many_are_refused(self, settings: Settings) -> None:
-        with pytest.raises(ConfigError, match="--folds: 9 do not fit"):
-            folds_of(settings, open_market(settings), 9)
-
-
-class TestSpaces:
-    @pytest.mark.parametrize("algo", ALGORITHMS)
-    def test_packaged_ones_hold_the_defaults(self, algo: str) -> None:
-        from finflow_sb3.config_arguments import algorithm_arguments
-        from finflow_sb3.config_keys import PLAIN_ALGORITHMS
-
-        settings = resolve(algo=algo, params=[], environ={})
-        own = algorithm_arguments(algo, environ={}) if algo in PLAIN_ALGORITHMS else None
-        space = read_space(algo, settings)
-        assert set(defaults(space, settings, own)) == set(space.ranges)
-        assert len(space.first(2).ranges) == 2
-
-    def test_pretrained_leaves_the_offline_phase_out(self, settings: Settings) -> None:
-        names = read_space("cqsac", settings, pretrained=True).ranges
-        assert names
-        assert all(name.startswith("cqsac.") for name in names)
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("cqsac.gama: {low: 0, high: 1}", "gama.*gamma"),
-            ("market.max_gap: {low: 1, high: 5}", "no setting of cqsac's training"),
-            ("cqsac.gamma: {low: 0.5, high: 2.0}", "gamma.*2"),
-            ("cqsac.gamma: {low: 0.9, high: 0.1}", "cqsac.gamma"),
-            ("cqsac.tau: {low: 0.0, high: 0.1, log: true}", "cqsac.tau"),
-            ("cqsac.tau: 0.1", "neither"),
-            ("cqsac.tau: {low: 0.1, hihg: 0.2}", "neither"),
-            ("cqsac.tau: {low: a, high: 0.2}", "have to be numbers"),
-            ("cqsac.batch_size: {choices: [64]}", "two values or more"),
-            ("cqsac.batch_size: {choices: [64, 1]}", "batch_size"),
-            ("- cqsac.tau", "no mapping"),
-            ("{}", "names no setting"),
-        ],
-    )
-    def test_refused(self, settings: Settings, tmp_path: Path, text: str, message: str) -> None:
-        path = tmp_path / "space.yml"
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=message) as caught:
-            read_space("cqsac", settings, path)
-        assert "space.yml" in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-    def test_a_setting_of_pretraining_is_refused_after_it(
-        self, settings: Settings, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "space.yml"
-        path.write_text("iql.expectile: {low: 0.5, high: 0.9}")
-        with pytest.raises(ConfigError, match="--pretrained has done"):
-            read_space("cqsac", settings, path, pretrained=True)
-
-    def test_values_are_put_where_they_belong(self, settings: Settings) -> None:
-        found, _ = with_values(settings, {"cqsac.gamma": 0.5, "iql.tau": 0.1}, "cqsac")
-        assert (found.cqsac.gamma, found.iql.tau) == (0.5, 0.1)
-        _, arguments = with_values(settings, {"sac.gamma": 0.5}, "sac", {"tau": 0.2})
-        assert (arguments["gamma"], arguments["tau"]) == (0.5, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"n_trials": 0}, "--n-trials: 0 is less than one"),
-        ({"seeds": 0}, "--seeds"),
-        ({"objectives": ["sharp"]}, "--objective: 'sharp' is not known.*sharpe"),
-        ({"objectives": ["cvar", "cvar"]}, "each objective once"),
-        ({"sampler": "grid"}, "--sampler"),
-        ({"pruner": "all"}, "--pruner"),
-        ({"algo": "iql", "pretrained": "run"}, "--pretrained: seeds cqsac"),
-        ({"pretrained": "run", "folds": 2}, "--folds: earlier folds"),
-        ({"storage": "mysql://here"}, "--storage"),
-    ],
-)
-def test_refused(settings: Settings, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        tune(settings, **{"n_trials": 1, "out": tmp_path / "out", **changes})
-    assert not (tmp_path / "out").exists()
-
-
-def test_objectives_are_measures_that_rise() -> None:
-    assert scores(dict.fromkeys(MEASURES.values(), 1.0), list(MEASURES)) == (1.0,) * 5
-    assert scores({"sharpe": float("nan")}, ["sharpe"]) is None
-    assert set(MEASURES.values()) <= set(measures.__doc__.replace("`", " ").split())
-
-
-class TestStorage:
-    @pytest.mark.parametrize("kind", ["sqlite:///{}/a/study.db", "journal:{}/b/study.log"])
-    def test_a_dashboard_reads_it(self, tmp_path: Path, kind: str) -> None:
-        from optuna_dashboard import wsgi
-
-        store = open_store(kind.format(tmp_path))
-        study = optuna.create_study(storage=store.storage, study_name="ours")
-        study.add_trial(
-            optuna.trial.create_trial(
-                params={"x": 0.5},
-                distributions={"x": optuna.distributions.FloatDistribution(0, 1)},
-                value=1.0,
-            )
+        sizes = space(
+            work,
+            "iql.n_quantiles: {choices: [4, 6, 8]}\n"
+            "iql.policy_kwargs.critic_hidden: {choices: [[8], [6, 6], [12]]}\n",
         )
-        answers: list[str] = []
-        environ = {
-            "REQUEST_METHOD": "GET",
-            "PATH_INFO": "/api/studies",
-            "SERVER_NAME": "here",
-            "SERVER_PORT": "80",
-            "wsgi.input": None,
-            "wsgi.errors": sys.stderr,
-            "wsgi.url_scheme": "http",
-        }
-        body = wsgi(store.storage)(environ, lambda status, *_: answers.append(status))
-        content = json.loads(b"".join(body))
-        assert answers == ["200 OK"]
-        assert [each["study_name"] for each in content["study_summaries"]] == ["ours"]
-
-    def test_what_cannot_be_written_is_one_line(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(StorageError) as caught:
-            open_store(f"sqlite:///{tmp_path}/file/study.db")
-        assert "\n" not in str(caught.value)
-
-    def test_a_password_is_not_shown(self) -> None:
-        with pytest.raises(StorageError) as caught:
-            open_store("postgresql://me:secret@127.0.0.1:1/none")
-        assert "secret" not in str(caught.value)
-        assert "me@127.0.0.1:1" in str(caught.value)
-
-
-class TestOnlooker:
-    def study(self, tmp_path: Path) -> optuna.Study:
-        store = open_store(f"sqlite:///{tmp_path}/study.db")
-        return optuna.create_study(storage=store.storage, direction="maximize")
-
-    def test_a_worker_that_is_gone_is_replaced(self, tmp_path: Path) -> None:
-        study = self.study(tmp_path)
-        ended = subprocess.Popen([sys.executable, "-c", "pass"])
-        ended.wait()
-        lost, mine = study.ask(), study.ask()
-        lost.suggest_float("x", 0, 1)
-        lost.set_user_attr(workers.WORKER, {**workers.this_worker(), "pid": ended.pid})
-        mine.set_user_attr(workers.WORKER, workers.this_worker())
-        assert workers.Onlooker().take_back(study) == [0]
-        again = study.ask()
-        assert again.suggest_float("x", 0, 1) == lost.params["x"]
-        assert again.user_attrs[workers.TRIES] == 1
-        states = [t.state for t in study.trials]
-        assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING]
-
-    def test_a_number_that_came_again_is_another_process(self, tmp_path: Path) -> None:
-        study = self.study(tmp_path)
-        study.ask().set_user_attr(workers.WORKER, {**workers.this_worker(), "began": "1"})
-        assert workers.Onlooker().take_back(study) == [0]
-
-    def test_one_of_another_machine_is_given_time(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        study, now = self.study(tmp_path), 0.0
-        monkeypatch.setattr(time, "monotonic", lambda: now)
-        trial = study.ask()
-        trial.set_user_attr(workers.WORKER, {"host": "elsewhere", "pid": 1, "began": ""})
-        onlooker = workers.Onlooker()
-        assert onlooker.take_back(study) == []
-        now = workers.GRACE - 1.0
-        assert onlooker.take_back(study) == []
-        trial.set_user_attr(workers.ALIVE, 7)
-        now = workers.GRACE + 10.0
-        assert onlooker.take_back(study) == []
-        now += workers.GRACE + 1.0
-        assert onlooker.take_back(study) == [0]
-
-    def test_a_trial_that_ends_its_workers_is_left(self, tmp_path: Path) -> None:
-        study = self.study(tmp_path)
-        for _ in range(workers.RETRIES + 1):
-            trial = study.ask()
-            trial.set_user_attr(workers.WORKER, {**workers.this_worker(), "began": "1"})
-            workers.Onlooker().take_back(study)
-        assert [t.state for t in study.trials] == [TrialState.FAIL] * (workers.RETRIES + 1)
-
-
-SLOWLY = """
-import sys, time
-from finflow_sb3.tuning import study
-from finflow_sb3.tuning.study import tune
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from pipeline_fixtures import tiny_settings
-
-def slow(plan, values, judge, watch=None):
-    Path(sys.argv[2], str(time.time_ns())).touch()
-    time.sleep(0.4)
-    judge(0, values["cqsac.gamma"])
-    return (values["cqsac.gamma"],), [{{"sharpe": values["cqsac.gamma"]}}]
-
-study.run_trial = slow
-settings = tiny_settings(Path({folder!r}))
-found = tune(settings, 12, sys.argv[1], storage=sys.argv[3], space={space!r},
-             pretrained={pretrained!r}, pruner="none", study_name="shared")
-print(found.finished)
-"""
-
-
-def shared_study(
-    storage: str, work: Path, pretrained: Path, settings: Settings, tmp_path: Path
-) -> None:
-    """Two processes on one study, one killed in the middle of a trial: still exactly 12."""
-    code = SLOWLY.format(
-        tests=str(Path(__file__).parent),
-        folder=str(work),
-        space=str(two(work)),
-        pretrained=str(pretrained),
-    )
-    begun = tmp_path / "begun"
-    begun.mkdir()
-
-    def worker(name: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / name), str(begun), storage],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    first, second = worker("one"), worker("two")
-    deadline = time.monotonic() + 120.0
-    while len(list(begun.iterdir())) < 5 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    printed, errors = second.communicate(timeout=120.0)
-    assert printed.strip() == "12", errors
-    study = optuna.load_study(study_name="shared", storage=open_store(storage).storage)
-    trials = study.trials
-    finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    lost = [t for t in trials if t.state == TrialState.FAIL]
-    assert len(finished) == 12
-    assert len(trials) == 12 + len(lost)
-    for each in lost:
-        assert any(t.params == each.params for t in finished)
-    hosts = {t.user_attrs["worker"]["pid"] for t in trials}
-    assert hosts == {first.pid, second.pid}
-
-
-@pytest.mark.parametrize("kind", ["sqlite:///{}/study.db", "journal:{}/study.log"])
-def test_workers_share_a_study(
-    kind: str, work: Path, pretrained: Path, settings: Settings, tmp_path: Path
-) -> None:
-    shared_study(kind.format(tmp_path), work, pretrained, settings, tmp_path)
-
-
-@pytest.mark.services
-def test_workers_share_a_study_on_postgresql(
-    work: Path, pretrained: Path, settings: Settings, tmp_path: Path
-) -> None:
-    assert POSTGRES, "run it with nox -s services, which starts a server"
-    shared_study(POSTGRES, work, pretrained, settings, tmp_path)
+        found = tune(settings, 2, work / "sizes", space=sizes)
+        first, second = trials_of(found)
+        assert first.params == {"iql.n_quantiles": 4, "iql.policy_kwargs.critic_hidden": "[8]"}
+        assert first.params != second.params
+        assert {first.state, second.state} == {TrialState.COMPLETE}
 
 
 class TestCommand:
@@ -528,7 +260,7 @@ class TestCommand:
             "--pretrained",
             pretrained,
             "--space",
-            two(work),
+            space(work),
             "--out",
             tmp_path / "o",
         ]
@@ -540,7 +272,8 @@ class TestCommand:
         more = self.run(*command, "--n-trials", 3)
         assert more.exit_code == 0, more.stderr
         assert "3 trials finished" in more.stdout
-        assert f"finflow train -c {tmp_path / 'o' / 'best.yml'}" in more.stdout
+        trains = f"finflow finetune --pretrained {pretrained} -c {tmp_path / 'o' / 'best.yml'}"
+        assert f"Train with it: {trains}" in more.stdout
         best = parse_yaml((tmp_path / "o" / "best.yml").read_text(), "best")
         assert list(best) == ["finflow/US20-v0"]
 
@@ -552,9 +285,29 @@ class TestCommand:
         )
         assert done.exit_code == 0, done.stderr
         (out,) = (tmp_path / "logs" / "tune").iterdir()
-        assert "learning_rate" in (out / "best.yml").read_text()
+        best = parse_yaml((out / "best.yml").read_text(), "best")
+        assert best["algo"] == "a2c"
+        assert best["finflow/US20-v0"]["n_timesteps"] == 200
+        assert f"Train with it: finflow train --algo a2c -c {out / 'best.yml'}" in done.stdout
+
+    def test_what_is_added_to_a_range_is_said(self, tmp_path: Path) -> None:
+        prices = write_prices(tmp_path / "prices.csv")
+        file = write_tiny(tmp_path / "tiny.yml", prices, tmp_path / "logs")
+        given = ["-c", file, "-p", "expectile:0.99", "--n-trials", 1, "--top", 1]
+        done = self.run("tune", "--algo", "iql", *given)
+        assert done.exit_code == 0, done.stderr
+        assert "iql.expectile: 0.99 is added to the packaged range." in done.stderr
+        assert "Train with it: finflow pretrain --algo iql -c " in done.stdout
 
     def test_errors_are_one_line(self, tmp_path: Path) -> None:
         done = self.run("tune", "--objective", "sharp", "--out", tmp_path / "o")
         assert done.exit_code == 1
         assert "error: --objective: 'sharp' is not known" in done.stderr
+
+
+def test_one_seed_has_no_interval(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "tuned.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--tuned", "best.yml", "--seeds", "1"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "two seeds at least" in capsys.readouterr().err

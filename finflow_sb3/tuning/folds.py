@@ -23,12 +23,13 @@ def folds_of(settings: Settings, market: ObservedMarket, folds: int) -> tuple[Se
     Raises
     ------
     ConfigError
-        If the first one would have fewer days to train on than to be judged by.
+        If the first of several would have fewer days to train on than to be judged by.
     """
     dates, splits = market.prices.dates, market.splits
     length = splits.test.start - splits.validation.start
     starts = [splits.validation.start - i * length for i in reversed(range(folds))]
-    if folds < 1 or starts[0] - splits.train.start < length:
+    short = folds > 1 and starts[0] - splits.train.start < length
+    if folds < 1 or short:
         raise ConfigError(
             f"--folds: {folds} do not fit into the {splits.test.start - splits.train.start:,} days "
             "before the test split; ask for fewer, or set a smaller validation_fraction"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from finflow_sb3.config import Settings
-from finflow_sb3.config_keys import PLAIN_ALGORITHMS
 from finflow_sb3.files import write_whole
 from finflow_sb3.tuning.pictures import draw_study
+from finflow_sb3.tuning.recipe import training_command, write_recipe
 from finflow_sb3.tuning.spaces import Space, Values
 from finflow_sb3.tuning.trials import TrialPlan
-from finflow_sb3.zoo_values import dump_yaml
+from finflow_sb3.tuning.workers import DEFAULT
 
 __all__ = ["Tuned", "write_outcome"]
 
@@ -34,9 +32,10 @@ class Tuned:
     finished, pruned, failed : numbers of trials; `finished` counts complete and pruned ones
     values : objectives of the best trial by name, means over seeds and folds; empty before one
         is complete
-    default : the same of the first trial, the settings as they were
+    default : the same of the settings as they were, which are tried first
     best : number of that trial; with several objectives the best by the first of them
     settings : its values by `section.name`
+    train : the command that trains with them
     front : numbers of the trials that no other beats in all objectives
     files : `best.yml`, tables and pictures
     """
@@ -52,6 +51,7 @@ class Tuned:
     values: dict[str, float] = field(default_factory=dict)
     default: dict[str, float] = field(default_factory=dict)
     settings: Values = field(default_factory=dict)
+    train: str = ""
     front: tuple[int, ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -79,8 +79,9 @@ def write_outcome(
                 _write(t, plan, settings, tried, out / "front" / f"trial_{t.number}.yml")
                 for t in front
             ]
+            _forget_beaten(out / "front", front)
         files += draw_study(study, plan.objectives, list(space.ranges), out)
-    first = next((t for t in complete if t.number == 0), None)
+    first = next((t for t in complete if t.user_attrs.get(DEFAULT)), None)
     return Tuned(
         study=study.study_name,
         storage=storage,
@@ -93,6 +94,7 @@ def write_outcome(
         values=_named(best, plan),
         default=_named(first, plan),
         settings={} if best is None else dict(best.params),
+        train="" if best is None else training_command(plan, out / BEST),
         front=tuple(t.number for t in front),
         files=tuple(files),
     )
@@ -116,22 +118,18 @@ def _table(study: optuna.Study, out: Path) -> Path:
 
 
 def _write(trial: FrozenTrial, plan: TrialPlan, settings: Settings, tried: int, path: Path) -> Path:
-    """A trial's settings as a file for `-c`, with what was changed alone."""
-    content: dict[str, Any] = {}
-    for name, value in trial.params.items():
-        section, _, own = name.partition(".")
-        if section in PLAIN_ALGORITHMS:
-            content[own] = value
-        else:
-            content.setdefault(section, {})[own] = value
-    # A best of many looks better than it is: the deflated Sharpe ratio has to know of how many.
-    content["evaluation"] = {"trials": tried}
     reached = ", ".join(f"{k} {v:.4f}" for k, v in _named(trial, plan).items())
-    lines = (
-        f"# Trial {trial.number} of {tried}: {reached} on validation, mean of {plan.seeds} "
-        f"seed(s) and {len(plan.folds)} fold(s).",
-        f"# {' '.join(['finflow', *sys.argv[1:]])}" if "finflow" in sys.argv[0] else "",
+    title = (
+        f"Trial {trial.number} of {tried}: {reached} on validation, mean of {plan.seeds} seed(s) "
+        f"and {len(plan.folds)} fold(s)."
     )
-    head = "".join(f"{line}\n" for line in lines if line)
-    write_whole(path, f"{head}{dump_yaml({settings.env: content})}".encode())
+    write_recipe(path, title, plan, settings, trial.params, tried)
     return path
+
+
+def _forget_beaten(folder: Path, front: list[FrozenTrial]) -> None:
+    """Remove the files of trials that have left the front since."""
+    kept = {f"trial_{trial.number}.yml" for trial in front}
+    for path in folder.glob("trial_*.yml"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)  # another worker may be at it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from finflow_sb3.errors import ConfigError, StorageError
 from finflow_sb3.files import storing
 from finflow_sb3.messages import one_line, shown
 
-__all__ = ["StudyStore", "open_store"]
+__all__ = ["StudyStore", "open_store", "without_password"]
 
 SQLITE, JOURNAL, POSTGRES = "sqlite:///", "journal:", ("postgresql://", "postgresql+psycopg://")
 # A worker that writes holds others up for milliseconds; a busy disk for seconds.
 BUSY_SECONDS = 120.0
+MOST_OF_A_LINE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -75,32 +78,43 @@ def _sqlite(path: Path, url: str) -> StudyStore:
         with alone():  # two workers that begin together would both make the tables
             return RDBStorage(f"{SQLITE}{path}", engine_kwargs=arguments)
 
-    storage = _reached(url, made)
-    # Readers are not held up by a writer, and a kill in a write loses that write alone.
-    event.listen(storage.engine, "connect", _write_ahead)
-    return StudyStore(storage, url, alone)
-
-
-def _write_ahead(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+    return StudyStore(_reached(url, made), url, alone)
 
 
 def _journal(path: Path, url: str) -> StudyStore:
     _make_folder(path)
-    backend = _reached(url, lambda: JournalFileBackend(str(path)))
-    return StudyStore(JournalStorage(backend), url, _file_lock(path))
+    alone = _file_lock(path)
+    with alone():  # a worker that begins writes the first line
+        if path.exists():
+            _require_journal(path, url)
+        storage = _reached(url, lambda: JournalStorage(JournalFileBackend(str(path))))
+    return StudyStore(storage, url, alone)
+
+
+def _require_journal(path: Path, url: str) -> None:
+    """Refuse a file that something else wrote, before anything is added to it."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(MOST_OF_A_LINE)
+        known = not first or "op_code" in json.loads(first)
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise StorageError(f"{url}: is no journal of a study; name another file")
 
 
 def _postgres(url: str) -> StudyStore:
+    shown_url = without_password(url)
     try:
         import psycopg  # noqa: F401
     except ImportError:
         raise ConfigError(
-            f"--storage: {_without_password(url)} needs psycopg; pip install "
-            "'finflow-sb3[postgres]'"
+            f"--storage: {shown_url} needs psycopg; pip install 'finflow-sb3[postgres]'"
         ) from None
     address = f"postgresql+psycopg://{url.partition('://')[2]}"
-    engine = create_engine(address)
+    engine = _engine(address, shown_url)
     number = int.from_bytes(hashlib.sha256(b"finflow tune").digest()[:7], "big")
 
     @contextmanager
@@ -117,13 +131,36 @@ def _postgres(url: str) -> StudyStore:
         with alone():  # two workers that begin together would both make the tables
             return RDBStorage(address)
 
-    return StudyStore(_reached(url, made), _without_password(url), alone)
+    return StudyStore(_reached(url, made), shown_url, alone)
 
 
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}{at}{host}"
+def _engine(address: str, shown_url: str) -> Engine:
+    try:
+        return create_engine(address)
+    except (SQLAlchemyError, ValueError):
+        raise ConfigError(
+            f"--storage: {shown_url} is no address of a database; write "
+            "postgresql://USER@HOST:PORT/DATABASE"
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """An address as others may read it; what can't be told apart from a password is left out."""
+    if url.startswith((SQLITE, JOURNAL)):
+        return url
+    hidden = f"{url.partition('://')[0]}://…"
+    try:
+        parsed = make_url(url)
+    except (SQLAlchemyError, ValueError):
+        return hidden
+    # A password with a bare "@" ends elsewhere than its writer meant.
+    if "@" in f"{parsed.host}{parsed.database}":
+        return hidden
+    query = {k: v for k, v in parsed.query.items() if "password" not in k.lower()}
+    shown_url = URL.create(
+        parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, query
+    )
+    return shown_url.render_as_string()
 
 
 def _make_folder(path: Path) -> None:
@@ -146,6 +183,4 @@ def _reached(url: str, make: Callable[[], Any]) -> Any:
         return make()
     except Exception as error:  # of whichever driver
         why = one_line(str(error.__cause__ or error))[:200]
-        raise StorageError(
-            f"{_without_password(url)}: no study can be kept there ({why})"
-        ) from None
+        raise StorageError(f"{without_password(url)}: no study can be kept there ({why})") from None

@@ -3,62 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from finflow_sb3.benchmark.code import code_version
 from finflow_sb3.benchmark.tasks import prices_key
 from finflow_sb3.config import Settings
 from finflow_sb3.config_arguments import PlainArguments, algorithm_arguments
+from finflow_sb3.config_files import read_config
 from finflow_sb3.config_keys import PLAIN_ALGORITHMS
-from finflow_sb3.errors import ConfigError, FinflowError, StorageError
+from finflow_sb3.envs.observations import ObservedMarket
+from finflow_sb3.errors import ConfigError, StorageError
 from finflow_sb3.market.cache import content_key
 from finflow_sb3.messages import one_line
 from finflow_sb3.opening import open_market
 from finflow_sb3.results import Watch
+from finflow_sb3.run_notes import run_of
 from finflow_sb3.tuning.folds import folds_of
 from finflow_sb3.tuning.objectives import known_objectives
 from finflow_sb3.tuning.outcome import Tuned, write_outcome
-from finflow_sb3.tuning.spaces import Space, defaults, read_space
+from finflow_sb3.tuning.ranges import tried_values
+from finflow_sb3.tuning.spaces import Space, around, defaults, read_space, with_values
 from finflow_sb3.tuning.storage import StudyStore, open_store
-from finflow_sb3.tuning.trials import Stopped, TrialPlan, run_trial
-from finflow_sb3.tuning.workers import WORKER, Onlooker, ask_again, this_worker, working
+from finflow_sb3.tuning.trials import TrialPlan, validations
+from finflow_sb3.tuning.work import Listener, TrialEvent, Work
 
 __all__ = ["Pruner", "Sampler", "TrialEvent", "tune"]
 
 Sampler = Literal["tpe", "gp", "random"]
 Pruner = Literal["median", "hyperband", "none"]
-MADE_WITH, WHY, CELLS = "made_with", "why", "cells"
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-# As many trials in a row without a score are no chance.
-FAILURES = 5
-WAIT = 2.0
-
-
-@dataclass(frozen=True)
-class TrialEvent:
-    """What became of a trial: its number, "complete", "pruned", "failed" or "again", its values,
-    why it has none, and how many of how many have finished; `best` of the first objective.
-    """
-
-    number: int
-    what: str
-    values: tuple[float, ...] | None
-    why: str
-    finished: int
-    wanted: int
-    best: float | None
-
-
-Listener = Callable[[TrialEvent], None]
+MADE_WITH = "made_with"
 
 
 def tune(
@@ -116,8 +95,12 @@ def tune(
     wanted = known_objectives(objectives)
     _check(n_trials, seeds, folds, pretrained, algo, sampler, pruner)
     own = _arguments(algo, settings, arguments)
+    watch = watch or Watch()
     ranges = read_space(algo, settings, space, pretrained is not None).first(top)
+    ranges = around(ranges, defaults(ranges, settings, own), space, watch.remark)
     market = open_market(settings, watch=watch)
+    if pretrained is not None:
+        _check_days(Path(pretrained), market)
     plan = TrialPlan(
         algo=algo,
         folds=folds_of(settings, market, folds),
@@ -126,13 +109,14 @@ def tune(
         pretrained=None if pretrained is None else Path(pretrained),
         arguments=own,
         shared=not any(name.startswith(("iql.", "collect.", "env_")) for name in ranges.ranges),
+        validations=_most_validations(ranges, settings, algo, own),
     )
     out = Path(out)
     store = open_store(storage or f"sqlite:///{out / 'study.db'}")
     name = study_name or f"{algo}-{settings.env.replace('/', '-')}"
     asked = {"sampler": sampler, "pruner": pruner if len(wanted) == 1 else "none"}
     study = _study(store, name, plan, ranges, {**asked, **_made_with(plan, ranges, settings)})
-    work = _Work(store, study, plan, ranges, sampler, n_trials, watch, listen)
+    work = Work(store, study, plan, ranges, sampler, n_trials, watch, listen)
     with _reachable(store):
         try:
             work.run(defaults(ranges, settings, own))
@@ -182,6 +166,27 @@ def _check(
             "--folds: earlier folds are days that the pretrained run was trained on; leave it out "
             "with --pretrained"
         )
+
+
+def _check_days(pretrained: Path, market: ObservedMarket) -> None:
+    """Refuse to judge by days that the pretrained run has learned from."""
+    noted = run_of(pretrained) / "config.yml"
+    learned = read_config(noted).market.train_end if noted.is_file() else None
+    first = str(market.prices.dates[market.splits.validation.start])
+    if learned is not None and first <= learned:
+        raise ConfigError(
+            f"--pretrained: {pretrained} was trained on days up to {learned}, and trials would be "
+            f"judged from {first} on; leave the split as it is in that run, or pretrain anew"
+        )
+
+
+def _most_validations(
+    ranges: Space, settings: Settings, algo: str, arguments: Mapping[str, Any]
+) -> int:
+    """How many validations a training of any trial has at most."""
+    trials = [{name: x} for name, each in ranges.ranges.items() for x in tried_values(each)]
+    tried = [with_values(settings, values, algo, arguments) for values in [{}, *trials]]
+    return max(validations(each, algo, own) for each, own in tried)
 
 
 def _arguments(
@@ -253,116 +258,3 @@ def _pruner(name: str) -> optuna.pruners.BasePruner:
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner()
     return optuna.pruners.NopPruner()
-
-
-def _sampler(name: str, seed: int, objectives: int) -> optuna.samplers.BaseSampler:
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    # What others are at counts as bad meanwhile: workers do not try the same.
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-
-
-class _Work:
-    """One worker of a study."""
-
-    def __init__(
-        self,
-        store: StudyStore,
-        study: optuna.Study,
-        plan: TrialPlan,
-        ranges: Space,
-        sampler: str,
-        n_trials: int,
-        watch: Watch | None,
-        listen: Listener | None,
-    ):
-        self.store, self.study, self.plan, self.ranges = store, study, plan, ranges
-        self.sampler, self.n_trials = sampler, n_trials
-        self.watch, self.listen = watch, listen or (lambda event: None)
-        self.onlooker = Onlooker()
-
-    def run(self, first: dict[str, Any]) -> None:
-        """Work until as many trials have finished as are wanted, by this worker or others."""
-        failures = 0
-        while (trial := self._ask(first)) is not None:
-            if isinstance(trial, str):  # others are at what is missing
-                time.sleep(WAIT)
-                continue
-            why = self._run(trial)
-            failures = failures + 1 if why else 0
-            if failures == FAILURES:
-                raise FinflowError(
-                    f"{self.study.study_name}: {failures} trials in a row had no score, the last "
-                    f"as {why}; narrow the space, or see trials.csv"
-                )
-
-    def _ask(self, first: dict[str, Any]) -> optuna.Trial | str | None:
-        """The next trial; None where all are done, and "wait" where others may come back."""
-        with self.store.alone():
-            for number in self.onlooker.take_back(self.study):
-                self._tell(number, "again", None, "its worker ended")
-            trials = self.study.get_trials(deepcopy=False)
-            finished = sum(trial.state in FINISHED for trial in trials)
-            running = sum(trial.state == TrialState.RUNNING for trial in trials)
-            if finished >= self.n_trials:
-                return None
-            if finished + running >= self.n_trials:
-                return "wait"
-            if not trials:
-                self.study.enqueue_trial(first)
-            # Of its own for each trial: what it draws does not hang on who asked before.
-            seed = self.plan.folds[0].run.seed * 1_000_003 + len(trials)
-            self.study.sampler = _sampler(self.sampler, seed, len(self.plan.objectives))
-            trial = self.study.ask()
-            trial.set_user_attr(WORKER, this_worker())
-            # Drawn here, so that what another worker sees of this trial is whole.
-            self.ranges.suggest(trial)
-            return trial
-
-    def _run(self, trial: optuna.Trial) -> str:
-        """Run a trial to its end; why it has no score, empty where it has one or was pruned."""
-        try:
-            with working(trial):
-                values, found = run_trial(
-                    self.plan, dict(trial.params), self._judge(trial), self.watch
-                )
-        except optuna.TrialPruned:
-            self.study.tell(trial, state=TrialState.PRUNED)
-            self._tell(trial.number, "pruned", None, "")
-            return ""
-        except (KeyboardInterrupt, Stopped):
-            with self.store.alone():
-                ask_again(self.study, self._frozen(trial), "stopped by hand")
-            raise KeyboardInterrupt from None
-        except FinflowError as error:
-            why = one_line(str(error))
-            trial.set_user_attr(WHY, why)
-            self.study.tell(trial, state=TrialState.FAIL)
-            self._tell(trial.number, "failed", None, why)
-            return why
-        trial.set_user_attr(CELLS, found)
-        self.study.tell(trial, list(values))
-        self._tell(trial.number, "complete", values, "")
-        return ""
-
-    def _judge(self, trial: optuna.Trial) -> Callable[[int, float], None]:
-        def judge(step: int, sharpe: float) -> None:
-            if len(self.plan.objectives) > 1:
-                return
-            trial.report(sharpe, step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        return judge
-
-    def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
-        return next(t for t in self.study.get_trials(deepcopy=False) if t.number == trial.number)
-
-    def _tell(self, number: int, what: str, values: tuple[float, ...] | None, why: str) -> None:
-        trials = self.study.get_trials(deepcopy=False)
-        complete = [t.values[0] for t in trials if t.state == TrialState.COMPLETE]
-        finished = sum(trial.state in FINISHED for trial in trials)
-        best = max(complete, default=None)
-        self.listen(TrialEvent(number, what, values, why, finished, self.n_trials, best))

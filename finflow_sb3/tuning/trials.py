@@ -27,7 +27,15 @@ from finflow_sb3.training.trained import load_policy
 from finflow_sb3.tuning.objectives import scores
 from finflow_sb3.tuning.spaces import Values, with_values
 
-__all__ = ["Diverged", "Judge", "Stopped", "TrialPlan", "run_trial", "validation_measures"]
+__all__ = [
+    "Diverged",
+    "Judge",
+    "Stopped",
+    "TrialPlan",
+    "run_trial",
+    "validation_measures",
+    "validations",
+]
 
 Judge = Callable[[int, float], None]
 """Told a step and the validation Sharpe so far; may raise to end the trial."""
@@ -53,6 +61,7 @@ class TrialPlan:
     pretrained : run that CQSAC is seeded by; it is pretrained in the trial if None
     arguments : of one of SB3's algorithms
     shared : whether no setting of the space changes the offline phase
+    validations : at most in one training; those beyond it prune nothing
     """
 
     algo: str
@@ -62,6 +71,7 @@ class TrialPlan:
     pretrained: Path | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     shared: bool = True
+    validations: int = 1_000_000
 
     def cells(self, values: Values) -> Iterator[tuple[Settings, dict[str, Any]]]:
         """Settings and plain arguments of every training of a trial."""
@@ -89,12 +99,11 @@ def run_trial(
         If a signal ended it.
     """
     found: list[dict[str, float]] = []
-    told = 0
     for settings, arguments in plan.cells(values):
-        telling = _Telling(watch or Watch(), judge, [each["sharpe"] for each in found], told)
+        done = [each["sharpe"] for each in found]
+        telling = _Telling(watch or Watch(), judge, done, plan.validations)
         with tempfile.TemporaryDirectory(prefix="finflow-trial-") as scratch:
             found.append(_trained(plan, settings, arguments, Path(scratch), telling))
-        told = telling.step
         if scores(found[-1], plan.objectives) is None:
             raise Diverged(f"seed {settings.run.seed}: an objective is no number")
     each_of = [scores(each, plan.objectives) for each in found]
@@ -142,29 +151,38 @@ def _start(plan: TrialPlan, settings: Settings, scratch: Path, watch: Watch) -> 
     return done.run
 
 
-def validation_measures(run: Path, settings: Settings | None = None) -> dict[str, float]:
-    """Measures of a run's chosen policy on its validation split, net of costs.
-
-    Parameters
-    ----------
-    settings : of the market; the run's own if not given
-    """
+def validation_measures(run: Path) -> dict[str, float]:
+    """Measures of a run's chosen policy on its validation split, net of costs."""
     from finflow_sb3.runs.folder import RunFolder
 
     policy = load_policy(run)
-    settings = settings or RunFolder.open(run).settings()
+    settings = RunFolder.open(run).settings()
     market = open_market(settings, policy.scaler)
     span = market.splits.validation
     curve = backtest(market, span, settings.env_kwargs, policy.act, policy.name)
     return measures(curve, market.prices.cash_rate[span.start + 1 : span.stop])
 
 
-class _Telling(Watch):
-    """Tells a judge of each validation; bars are the other watch's."""
+def validations(settings: Settings, algo: str, arguments: Mapping[str, Any]) -> int:
+    """How many validations one training has at most, the start's and the end's among them."""
+    offline = next((name for name in OFFLINE_ALGORITHMS if name == algo), None)
+    if offline is not None:
+        return settings.offline(offline).epochs + 1
+    steps = arguments["n_timesteps"] if algo in PLAIN_ALGORITHMS else settings.cqsac.n_timesteps
+    between = settings.run.evaluate_interval * settings.env_kwargs.episode_length
+    return int(steps) // between + 2
 
-    def __init__(self, watch: Watch, judge: Judge, done: list[float], step: int):
-        self.watch, self.judge, self.done = watch, judge, done
-        self.step, self.best = step, -np.inf
+
+class _Telling(Watch):
+    """Tells a judge of each validation; bars are the other watch's.
+
+    A training's steps begin where they begin in every trial, however long those before it were:
+    trials are compared at the same step.
+    """
+
+    def __init__(self, watch: Watch, judge: Judge, done: list[float], most: int):
+        self.watch, self.judge, self.done, self.most = watch, judge, done, most
+        self.count, self.best = 0, -np.inf
 
     def progress(self, stage: str, done: int, total: int) -> None:
         self.watch.progress(stage, done, total)
@@ -178,6 +196,7 @@ class _Telling(Watch):
     def _tell(self, sharpe: float) -> None:
         if np.isfinite(sharpe):
             self.best = max(self.best, sharpe)
-        if np.isfinite(self.best):
-            self.judge(self.step, float(np.mean([*self.done, self.best])))
-        self.step += 1
+        if np.isfinite(self.best) and self.count < self.most:
+            step = len(self.done) * self.most + self.count
+            self.judge(step, float(np.mean([*self.done, self.best])))
+        self.count += 1

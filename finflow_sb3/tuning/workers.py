@@ -14,23 +14,39 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["GRACE", "RETRIES", "Onlooker", "working"]
+__all__ = ["ENDED", "GRACE", "RETRIES", "Onlooker", "ask_again", "this_worker", "working"]
 
 BEAT, GRACE = 10.0, 60.0
 # A trial that ended three workers has something to do with it.
 RETRIES = 3
-WORKER, ALIVE, TRIES, GIVEN_UP = "worker", "alive", "tries", "given_up"
+WORKER, ALIVE, TRIES, GIVEN_UP, AGAIN = "worker", "alive", "tries", "given_up", "again_of"
+DEFAULT = "default"
+"""Marks the trial of the settings as they are, and what tries it again."""
+ENDED = (optuna.exceptions.UpdateFinishedTrialError, ValueError)
+"""What Optuna raises where a trial has ended meanwhile."""
 
 
 def this_worker() -> dict[str, Any]:
     """Who asks: the machine, the process, and when that began (a number may come again)."""
-    return {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid())}
+    return {"host": _machine(), "pid": os.getpid(), "began": _began(os.getpid())}
+
+
+@cache
+def _machine() -> str:
+    """The machine since it was started, and the container: names alone may be given twice."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def _began(pid: int) -> str:
@@ -43,7 +59,7 @@ def _began(pid: int) -> str:
 
 def _is_gone(worker: Any) -> bool:
     """Whether a worker was of this machine and is no more; False where that can't be told."""
-    if not isinstance(worker, dict) or worker.get("host") != platform.node():
+    if not isinstance(worker, dict) or worker.get("host") != _machine():
         return False
     pid = worker.get("pid")
     if not isinstance(pid, int):
@@ -89,8 +105,8 @@ class Onlooker:
         """Give up trials whose worker is gone, and ask for them again; their numbers."""
         lost = []
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _is_gone(trial.user_attrs.get(WORKER)) or self._stands_still(trial):
-                ask_again(study, trial, "its worker ended")
+            gone = _is_gone(trial.user_attrs.get(WORKER)) or self._stands_still(trial)
+            if gone and ask_again(study, trial.number, "its worker ended"):
                 lost.append(trial.number)
         return lost
 
@@ -103,11 +119,38 @@ class Onlooker:
         return now - since > GRACE
 
 
-def ask_again(study: optuna.Study, trial: FrozenTrial, why: str) -> None:
-    """End a trial that has no result, and have its values tried once more."""
-    tries = int(trial.user_attrs.get(TRIES, 0)) + 1
+def ask_again(study: optuna.Study, number: int, why: str, by_hand: bool = False) -> bool:
+    """End a trial that has no result, and have its values tried once more.
+
+    Parameters
+    ----------
+    by_hand : the trial has nothing to do with its end
+
+    Returns
+    -------
+    bool
+        False if the trial has come to an end by now.
+    """
+    trials = study.get_trials(deepcopy=False)
+    trial = next(t for t in trials if t.number == number)
+    if trial.state != TrialState.RUNNING:
+        return False
     storage: Any = study._storage
-    storage.set_trial_user_attr(trial._trial_id, GIVEN_UP, why)
-    study.tell(trial.number, state=TrialState.FAIL)
-    if tries <= RETRIES:
-        study.enqueue_trial(trial.params, user_attrs={TRIES: tries, "first": trial.number})
+    with suppress(*ENDED):
+        storage.set_trial_user_attr(trial._trial_id, GIVEN_UP, why)
+    # First the values, then the end: what a kill in between leaves is done by the next one.
+    if not any(t.user_attrs.get(AGAIN) == number for t in trials):
+        _enqueue(study, trial, by_hand)
+    with suppress(*ENDED):
+        study.tell(number, state=TrialState.FAIL)
+    return True
+
+
+def _enqueue(study: optuna.Study, trial: FrozenTrial, by_hand: bool) -> None:
+    tries = int(trial.user_attrs.get(TRIES, 0)) + (0 if by_hand else 1)
+    if tries > RETRIES:
+        return
+    kept = {DEFAULT: True} if trial.user_attrs.get(DEFAULT) else {}
+    # A worker that ended while it asked has drawn a part of them, or none.
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    study.enqueue_trial(values, user_attrs={TRIES: tries, AGAIN: trial.number, **kept})

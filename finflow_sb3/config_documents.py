@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.resources
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from finflow_sb3.config_keys import (
 )
 from finflow_sb3.errors import ConfigError
 from finflow_sb3.messages import one_line, remedy, shown
-from finflow_sb3.yaml_text import MOST_CHARACTERS, Lines, parse_yaml_lines
+from finflow_sb3.yaml_text import MOST_CHARACTERS, Lines, Parsed, parse_yaml_lines
 from finflow_sb3.zoo_values import clean, parse_call
 
 __all__ = [
@@ -126,8 +127,8 @@ def read_document(path: Path, above: tuple[Path, ...] = ()) -> Document:
     if len(above) >= _LONGEST_CHAIN:
         raise ConfigError(f"{name}: extended over {_LONGEST_CHAIN} files; put some into one")
     source = one_line(f"{path} (extended by {above[-1].name})") if above else name
-    parsed = parse_yaml_lines(_text(path, source), name)
-    content = dict(_mapping(parsed.value, name))
+    parsed = _parsed(_text(path, source), name)
+    content = dict(_mapping(copy.deepcopy(parsed.value), name))
     extends = content.pop("extends", None)
     base = None
     if extends is not None:
@@ -135,6 +136,12 @@ def read_document(path: Path, above: tuple[Path, ...] = ()) -> Document:
             raise ConfigError(f"{name}: extends: {shown(extends)} is not the name of one file")
         base = read_document(path.parent / extends, (*above, here))
     return _document(name, path.stem, content, base, parsed.lines)
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str, name: str) -> Parsed:
+    """A file is read several times on the way to settings; parsing it is what takes time."""
+    return parse_yaml_lines(text, name)
 
 
 def documents_for(path: Path, env: str) -> list[Document]:

@@ -129,7 +129,6 @@ def test_any_text_parses_or_is_refused_in_one_line(text: str) -> None:
 
 @settings(
     derandomize=True,
-    max_examples=50,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
     deadline=None,
 )

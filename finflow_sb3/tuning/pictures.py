@@ -16,6 +16,7 @@ mpl.use("Agg", force=False)
 import numpy as np
 import optuna
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from optuna.trial import FrozenTrial, TrialState
 
 from finflow_sb3.evaluation.plot_style import INK, MUTED, POLICY
@@ -89,6 +90,9 @@ def _slices(
             axis.set_xticks(range(len(each.choices)), [str(c) for c in each.choices])
         elif getattr(each, "log", False):
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.scatter(values, reached, s=18, color=POLICY, alpha=order, linewidths=0)
         axis.set_title(name, fontsize=9, color=INK, loc="left")
         axis.tick_params(labelsize=8, colors=MUTED, which="both")

@@ -245,7 +245,7 @@ def shared_study(storage: str, tmp_path: Path) -> None:
     while len(list(begun.iterdir())) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()  # closes its pipes too
     printed, errors = second.communicate(timeout=120.0)
     assert printed.strip() == "12", errors
     study = optuna.load_study(study_name="shared", storage=open_store(storage).storage)

@@ -1,5 +1,5 @@
-"""Automation: `nox` runs lint, docs, package and tests; `nox -s slow` the tests that take minutes,
-`nox -s upstream` the tests of SB3 and sb3-contrib with CQSAC in the place of SAC and TQC.
+"""Automation: `nox` runs lint, docs, package, tests and services; `nox -s slow` the tests that take
+minutes, `nox -s upstream` those of SB3 and sb3-contrib with CQSAC in the place of SAC and TQC.
 
 Where this interpreter already has the project with its dev extra (the README's line makes such a
 `.venv`), lint, docs, tests and slow run in it: installing torch once is enough. Elsewhere each
@@ -83,11 +83,16 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend=BACKEND)
 def docs(session: nox.Session) -> None:
-    """Build the documentation's site, without a warning; `nox -s docs -- FOLDER` keeps it."""
+    """Build the documentation's site, without a warning; run the code of pages and examples.
+
+    `nox -s docs -- FOLDER` keeps the site, and runs nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         site = str(Path(*session.posargs[:1] or (folder,)).resolve())
         quiet = {"NO_MKDOCS_2_WARNING": "1"}
         run(session, "mkdocs", "build", "--strict", "--clean", "--site-dir", site, **quiet)
+    if not session.posargs:
+        run(session, "pytest", "-m", "docs", "-n", WORKERS)
 
 
 @nox.session(venv_backend=BACKEND)

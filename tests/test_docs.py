@@ -55,6 +55,7 @@ def named(items: list[tuple[str, str]]) -> list[object]:
     return [pytest.param(code, id=name) for code, name in names.items()]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("code", named(blocks("python")))
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
     done = subprocess.run(

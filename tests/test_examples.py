@@ -29,6 +29,7 @@ def test_every_script_is_among_them() -> None:
     assert scripts == {*SCRIPTS, "made_up"}
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_run(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
@@ -53,6 +54,7 @@ def shown(output: Any) -> tuple[str, ...]:
     return (output.output_type, *sorted(output.get("data", {})), " ".join(words.split()))
 
 
+@pytest.mark.docs
 def test_notebook_runs_and_gives_what_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
